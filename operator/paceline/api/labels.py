@@ -1,0 +1,38 @@
+"""Names that Paceline writes on Kubernetes objects. One place, so that builders, watches and docs can't drift apart."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "paceline.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "ModelDeployment"
+PLURAL: Final = "modeldeployments"
+SINGULAR: Final = "modeldeployment"
+SHORT_NAME: Final = "mdep"
+CATEGORY: Final = "paceline"
+
+FIELD_MANAGER: Final = "paceline"
+
+# Labels on children.
+DEPLOYMENT: Final = f"{GROUP}/deployment"
+"""Name of the ModelDeployment that a child belongs to."""
+COMPONENT: Final = f"{GROUP}/component"
+"""``engine`` or ``router``."""
+POOL: Final = f"{GROUP}/pool"
+"""Hardware pool of an engine. Part of the workload's selector."""
+ROLE: Final = f"{GROUP}/role"
+"""``prefill``, ``decode`` or ``both``. Not part of any selector: changing it restarts nothing."""
+REVISION: Final = f"{GROUP}/revision"
+"""Hash of what an engine runs. Engines of different revisions never exchange KV blocks."""
+
+# Annotations.
+DRAIN: Final = f"{GROUP}/drain"
+"""On an engine pod, ``true`` while it is to take no new work."""
+
+# Pod readiness gate: False takes a pod out of service before its workload is scaled down.
+SERVING_GATE: Final = f"{GROUP}/serving"
+
+COMPONENT_ENGINE: Final = "engine"
+COMPONENT_ROUTER: Final = "router"

@@ -1,0 +1,246 @@
+"""Documents that cross a process boundary: operator or local runtime -> engine worker and router.
+
+They are JSON with camelCase keys, decoded strictly by msgspec: an unknown key, a wrong type or a number out of range is a
+:class:`~paceline.errors.ConfigError` that names the field. Durations and sizes carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from paceline.errors import ConfigError
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
+
+
+class Role(StrEnum):
+    """What an engine is used for. Every engine can do both; the role says where the router sends what."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+class EngineState(StrEnum):
+    """Whether the router may send work to an engine."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class ConnectorKind(StrEnum):
+    """How KV blocks move between engines."""
+
+    NONE = "None"
+    NIXL = "Nixl"
+
+
+class SharedTierKind(StrEnum):
+    """Which system holds the KV tier that engines share."""
+
+    LMCACHE = "LMCache"
+    MOONCAKE = "Mooncake"
+
+
+class SourceKind(StrEnum):
+    """Where an engine finds the weights."""
+
+    HUGGING_FACE = "HuggingFace"
+    LOCAL = "Local"
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    pass
+
+
+class EngineEndpoint(_Wire):
+    """One engine as the router sees it."""
+
+    name: str
+    """Pod name; unique within the deployment."""
+    host: str
+    port: Port
+    """Of the engine's OpenAI-compatible API."""
+    role: Role
+    state: EngineState
+    start_id: str
+    """Changes when the engine restarts: its cache is empty again."""
+    revision: str = ""
+    """Engines of different revisions never exchange KV blocks."""
+    kv_events: str | None = None
+    """ZMQ endpoint of the engine's cache events, ``tcp://host:port``."""
+    kv_replay: str | None = None
+    zone: str = ""
+    node: str = ""
+
+
+class Fleet(_Wire):
+    """All engines of one deployment. The local runtime writes it to a file (atomically); in a cluster pods say the same."""
+
+    version: NonNegative
+    """Grows with every change."""
+    engines: tuple[EngineEndpoint, ...] = ()
+
+
+class LoraAdapter(_Wire):
+    """A LoRA adapter that an engine loads at start."""
+
+    name: str
+    path: str
+
+
+class ModelSource(_Wire):
+    """Where the weights are: a Hugging Face repository or a folder that is mounted into the pod."""
+
+    kind: SourceKind
+    reference: str
+    revision: str | None = None
+
+
+class Parallelism(_Wire):
+    """How one engine is spread over accelerators. An engine spans ``nodes`` pods; see vLLM's flags of the same names."""
+
+    tensor: Positive = 1
+    pipeline: Positive = 1
+    data: Positive = 1
+    expert: bool = False
+    nodes: Positive = 1
+
+
+class SharedTier(_Wire):
+    """A KV tier that all engines share."""
+
+    kind: SharedTierKind
+    endpoint: str
+
+
+class KvCache(_Wire):
+    """Where an engine keeps KV blocks. Sizes in GiB per engine; 0 turns a tier off."""
+
+    gpu_memory_percent: Percent = 90
+    block_size: Positive | None = None
+    """Tokens a block; None leaves it to vLLM."""
+    host_gib: NonNegative = 0
+    disk_gib: NonNegative = 0
+    disk_path: str = "/var/lib/paceline/kv"
+    shared: SharedTier | None = None
+
+
+class Accelerators(_Wire):
+    """Accelerators of one engine pod. ``count`` 0 means CPU."""
+
+    product: str = ""
+    count: NonNegative = 0
+
+
+class EnginePorts(_Wire):
+    """Ports of an engine pod. With data parallelism rank r uses ``kv_side_channel + r``, ``kv_events + r``, ``kv_replay + r``."""
+
+    api: Port = 8000
+    admin: Port = 8080
+    kv_side_channel: Port = 5600
+    kv_events: Port = 20080
+    kv_replay: Port = 21080
+
+
+class EngineConfig(_Wire):
+    """Everything an engine worker needs to know. The pod's name and address come from its environment."""
+
+    deployment: str
+    namespace: str
+    model: str
+    """Model name, as in ``spec.model.name``."""
+    served_names: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Names that clients use; the first is the one in responses."""
+    source: ModelSource
+    max_model_len: Positive | None = None
+    lora_adapters: tuple[LoraAdapter, ...] = ()
+    parallelism: Parallelism = msgspec.field(default_factory=Parallelism)
+    kv_cache: KvCache = msgspec.field(default_factory=KvCache)
+    connector: ConnectorKind = ConnectorKind.NIXL
+    accelerators: Accelerators = msgspec.field(default_factory=Accelerators)
+    ports: EnginePorts = msgspec.field(default_factory=EnginePorts)
+    kv_events: bool = True
+    extra_args: tuple[str, ...] = ()
+    """Appended to vLLM's arguments as they are; the last one wins."""
+    start_deadline_seconds: Positive = 1800
+    drain_seconds: NonNegative = 300
+    """How long SIGTERM waits for work in flight."""
+
+
+class Objective(_Wire):
+    """A latency objective: ``target_percent`` of requests within both limits. ITL is a request's mean."""
+
+    ttft_milliseconds: Positive
+    itl_milliseconds: Positive
+    target_percent: Percent = 95
+
+
+class RequestClass(_Wire):
+    """A named class of requests with an objective of its own. Higher ``priority`` goes first."""
+
+    name: str
+    priority: int
+    objective: Objective
+
+
+class Admission(_Wire):
+    """What the router accepts before it answers 429 or 413."""
+
+    max_queued_requests: NonNegative = 10_000
+    max_queue_seconds: Positive = 60
+    max_body_bytes: Positive = 32 * 1024 * 1024
+    max_running_per_engine: Positive = 256
+
+
+class Timeouts(_Wire):
+    """Upstream limits of the router, in milliseconds."""
+
+    connect_milliseconds: Positive = 2_000
+    first_byte_milliseconds: Positive = 600_000
+    idle_milliseconds: Positive = 120_000
+    """Longest pause within a stream."""
+
+
+class RouterConfig(_Wire):
+    """Everything a router needs to know besides its flags and its fleet."""
+
+    deployment: str
+    namespace: str
+    served_names: Annotated[tuple[str, ...], Meta(min_length=1)]
+    objective: Objective
+    lora_names: tuple[str, ...] = ()
+    max_model_len: Positive | None = None
+    disaggregated: bool = True
+    classes: tuple[RequestClass, ...] = ()
+    local_prefill_tokens: NonNegative | None = None
+    """Prompts with at most this many uncached tokens are computed by the decode engine. None: from the engine model."""
+    engine_profile: str | None = None
+    """Name in :mod:`paceline.policy.scaling.profiles`; None when nothing is known of the hardware."""
+    block_size: Positive = 16
+    admission: Admission = msgspec.field(default_factory=Admission)
+    timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+
+
+T = TypeVar("T", bound=_Wire)
+
+
+def decode(kind: type[T], document: bytes | str, *, source: str) -> T:
+    """Read one wire document. ``source`` names it in the ConfigError that bad input raises."""
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not a valid {kind.__name__}: {error}") from None
+
+
+def encode(document: _Wire) -> bytes:
+    """Write one wire document as JSON with sorted keys, so that equal documents are equal bytes."""
+    return msgspec.json.encode(document, order="deterministic")

@@ -1,0 +1,1 @@
+"""Decisions as pure functions: no I/O, no clock, no randomness of their own. Production and simulation call the same objects."""
