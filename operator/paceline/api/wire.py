@@ -1,7 +1,7 @@
 """Documents that cross a process boundary: operator or local runtime -> engine worker and router.
 
-They are JSON with camelCase keys, decoded strictly by msgspec: an unknown key, a wrong type or a number out of range is a
-:class:`~paceline.errors.ConfigError` that names the field. Durations and sizes carry their unit in the name.
+They are JSON with camelCase keys, decoded strictly by msgspec: an unknown key, a wrong type or a number out of range
+is a :class:`~paceline.errors.ConfigError` that names the field. Durations and sizes carry their unit in the name.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class SourceKind(StrEnum):
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    pass
+    """Base of the documents. Each repeats ``frozen`` and ``kw_only``: type checkers don't see them inherited."""
 
 
-class EngineEndpoint(_Wire):
+class EngineEndpoint(_Wire, frozen=True, kw_only=True):
     """One engine as the router sees it."""
 
     name: str
@@ -82,22 +82,22 @@ class EngineEndpoint(_Wire):
     node: str = ""
 
 
-class Fleet(_Wire):
-    """All engines of one deployment. The local runtime writes it to a file (atomically); in a cluster pods say the same."""
+class Fleet(_Wire, frozen=True, kw_only=True):
+    """All engines of one deployment. The local runtime writes it to a file, atomically; in a cluster pods say it."""
 
     version: NonNegative
     """Grows with every change."""
     engines: tuple[EngineEndpoint, ...] = ()
 
 
-class LoraAdapter(_Wire):
+class LoraAdapter(_Wire, frozen=True, kw_only=True):
     """A LoRA adapter that an engine loads at start."""
 
     name: str
     path: str
 
 
-class ModelSource(_Wire):
+class ModelSource(_Wire, frozen=True, kw_only=True):
     """Where the weights are: a Hugging Face repository or a folder that is mounted into the pod."""
 
     kind: SourceKind
@@ -105,8 +105,8 @@ class ModelSource(_Wire):
     revision: str | None = None
 
 
-class Parallelism(_Wire):
-    """How one engine is spread over accelerators. An engine spans ``nodes`` pods; see vLLM's flags of the same names."""
+class Parallelism(_Wire, frozen=True, kw_only=True):
+    """How one engine is spread over accelerators. It spans ``nodes`` pods; see vLLM's flags of the same names."""
 
     tensor: Positive = 1
     pipeline: Positive = 1
@@ -115,14 +115,14 @@ class Parallelism(_Wire):
     nodes: Positive = 1
 
 
-class SharedTier(_Wire):
+class SharedTier(_Wire, frozen=True, kw_only=True):
     """A KV tier that all engines share."""
 
     kind: SharedTierKind
     endpoint: str
 
 
-class KvCache(_Wire):
+class KvCache(_Wire, frozen=True, kw_only=True):
     """Where an engine keeps KV blocks. Sizes in GiB per engine; 0 turns a tier off."""
 
     gpu_memory_percent: Percent = 90
@@ -134,15 +134,15 @@ class KvCache(_Wire):
     shared: SharedTier | None = None
 
 
-class Accelerators(_Wire):
+class Accelerators(_Wire, frozen=True, kw_only=True):
     """Accelerators of one engine pod. ``count`` 0 means CPU."""
 
     product: str = ""
     count: NonNegative = 0
 
 
-class EnginePorts(_Wire):
-    """Ports of an engine pod. With data parallelism rank r uses ``kv_side_channel + r``, ``kv_events + r``, ``kv_replay + r``."""
+class EnginePorts(_Wire, frozen=True, kw_only=True):
+    """Ports of an engine pod. Data-parallel rank r adds r to ``kv_side_channel``, ``kv_events`` and ``kv_replay``."""
 
     api: Port = 8000
     admin: Port = 8080
@@ -151,7 +151,7 @@ class EnginePorts(_Wire):
     kv_replay: Port = 21080
 
 
-class EngineConfig(_Wire):
+class EngineConfig(_Wire, frozen=True, kw_only=True):
     """Everything an engine worker needs to know. The pod's name and address come from its environment."""
 
     deployment: str
@@ -176,7 +176,7 @@ class EngineConfig(_Wire):
     """How long SIGTERM waits for work in flight."""
 
 
-class Objective(_Wire):
+class Objective(_Wire, frozen=True, kw_only=True):
     """A latency objective: ``target_percent`` of requests within both limits. ITL is a request's mean."""
 
     ttft_milliseconds: Positive
@@ -184,7 +184,7 @@ class Objective(_Wire):
     target_percent: Percent = 95
 
 
-class RequestClass(_Wire):
+class RequestClass(_Wire, frozen=True, kw_only=True):
     """A named class of requests with an objective of its own. Higher ``priority`` goes first."""
 
     name: str
@@ -192,7 +192,7 @@ class RequestClass(_Wire):
     objective: Objective
 
 
-class Admission(_Wire):
+class Admission(_Wire, frozen=True, kw_only=True):
     """What the router accepts before it answers 429 or 413."""
 
     max_queued_requests: NonNegative = 10_000
@@ -201,7 +201,7 @@ class Admission(_Wire):
     max_running_per_engine: Positive = 256
 
 
-class Timeouts(_Wire):
+class Timeouts(_Wire, frozen=True, kw_only=True):
     """Upstream limits of the router, in milliseconds."""
 
     connect_milliseconds: Positive = 2_000
@@ -210,7 +210,7 @@ class Timeouts(_Wire):
     """Longest pause within a stream."""
 
 
-class RouterConfig(_Wire):
+class RouterConfig(_Wire, frozen=True, kw_only=True):
     """Everything a router needs to know besides its flags and its fleet."""
 
     deployment: str

@@ -1,0 +1,134 @@
+"""Emulated engines and one router as processes on loopback, for measurements.
+
+No engine worker and no local runtime: a measurement of the router starts only what is on the request path.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.api import wire
+
+SERVED_NAME = "bench"
+CONNECTOR = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack. URLs have no trailing slash."""
+
+    router_url: str
+    admin_url: str
+    router_pid: int
+    engine_urls: tuple[str, ...]
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different TCP ports that were free on loopback a moment ago."""
+    with ExitStack() as sockets:
+        held = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process, from /proc."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process since it started, from /proc."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], *, seconds: float = 30.0) -> None:
+    """Return when ``url`` answers 200. Raises RuntimeError when the process ends or the time is up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode} before {url} answered")
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    raise RuntimeError(f"{url} did not answer within {seconds} s")
+
+
+@contextmanager
+def _process(arguments: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | environment,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def running_stack(
+    folder: Path, *, prefill: int, decode: int, profile: str, speed: float, local_prefill_tokens: int = 0
+) -> Iterator[Stack]:
+    """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    roles = [wire.Role.PREFILL] * prefill + [wire.Role.DECODE] * decode
+    ports = free_ports(2 * len(roles) + 2)
+    router_port, admin_port = ports[:2]
+    endpoints = []
+    with ExitStack() as processes:
+        started = []
+        for index, role in enumerate(roles):
+            port, side_channel = ports[2 + 2 * index : 4 + 2 * index]
+            process = processes.enter_context(_process(
+                ["paceline_worker.emulator", "--host", "127.0.0.1", "--port", str(port), "--model", SERVED_NAME,
+                 "--profile", profile, "--speed", str(speed), "--kv-transfer-config", CONNECTOR],
+                folder / f"engine-{index}.log",
+                {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel)},
+            ))  # fmt: skip
+            started.append((f"http://127.0.0.1:{port}", process))
+            endpoints.append(
+                wire.EngineEndpoint(
+                    name=f"engine-{index}", host="127.0.0.1", port=port, role=role,
+                    state=wire.EngineState.READY, start_id=str(process.pid),
+                )
+            )  # fmt: skip
+        for url, process in started:
+            wait_for(f"{url}/health", process)
+        fleet = folder / "fleet.json"
+        fleet.write_bytes(wire.encode(wire.Fleet(version=1, engines=tuple(endpoints))))
+        config = wire.RouterConfig(
+            deployment="bench", namespace="default", served_names=(SERVED_NAME,),
+            objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50),
+            disaggregated=bool(prefill and decode), engine_profile=profile, local_prefill_tokens=local_prefill_tokens,
+        )  # fmt: skip
+        router = processes.enter_context(_process(
+            ["paceline_worker.router", "--host", "127.0.0.1", "--port", str(router_port),
+             "--admin-port", str(admin_port), "--fleet-file", str(fleet)],
+            folder / "router.log",
+            {"PACELINE_ROUTER_CONFIG": wire.encode(config).decode()},
+        ))  # fmt: skip
+        admin_url = f"http://127.0.0.1:{admin_port}"
+        wait_for(f"{admin_url}/readyz", router)
+        yield Stack(f"http://127.0.0.1:{router_port}", admin_url, router.pid, tuple(url for url, _ in started))
