@@ -1,0 +1,132 @@
+"""``spec.routing``: the router's own pods, where it places requests, and what it refuses."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from paceline.api.v1alpha1.base import Image, Milliseconds, Model, PodTemplate, Seconds, Toggle, Tokens, WeightPercent
+
+
+class ServiceType(StrEnum):
+    """How the router's Service is published."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class SplitMode(StrEnum):
+    """Whether long cold prompts are kept apart from follow-up turns."""
+
+    DISABLED = "Disabled"
+    AUTO = "Auto"
+    FIXED = "Fixed"
+
+
+class QueueOrder(StrEnum):
+    """Which waiting request goes next."""
+
+    DEADLINE = "Deadline"
+    ARRIVAL = "Arrival"
+
+
+class Placement(Model):
+    """What counts when an engine is chosen. 100 is the full weight, 0 leaves a term out."""
+
+    load_weight_percent: WeightPercent = 100
+    """Weight of the work that an engine has queued."""
+    cache_weight_percent: WeightPercent = 100
+    """Weight of the prompt tokens that an engine holds already."""
+    host_hit_percent: Annotated[int, Field(ge=0, le=100)] = 80
+    """Worth of a block in host memory against one on the accelerator."""
+    disk_hit_percent: Annotated[int, Field(ge=0, le=100)] = 40
+    """Worth of a block on the node's disk against one on the accelerator."""
+    shared_hit_percent: Annotated[int, Field(ge=0, le=100)] = 40
+    """Worth of a block in the shared tier against one on the accelerator."""
+
+
+class ColdWarmSplit(Model):
+    """Whether prompts with much uncached work have prefill engines of their own, so that follow-up turns never wait
+    behind them.
+    """
+
+    mode: SplitMode = SplitMode.DISABLED
+    """Auto lets the planner choose the threshold, Fixed takes `coldTokens`."""
+    cold_tokens: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Uncached tokens from which a prompt is cold; needed with mode Fixed, and only there."""
+
+
+class Sessions(Model):
+    """Follow-up turns of a conversation."""
+
+    affinity: Toggle = Toggle.ENABLED
+    """Enabled sends a follow-up turn to the engine that has its prefix, unless that engine is overloaded."""
+    ttl_seconds: Seconds = 1800
+    """How long a session is remembered after its last request."""
+
+
+class Queue(Model):
+    """The order of requests that wait in the router."""
+
+    order: QueueOrder = QueueOrder.DEADLINE
+    """Deadline serves requests that can still meet their TTFT first, by earliest deadline; Arrival serves in order of
+    arrival.
+    """
+    max_late_seconds: Seconds = 60
+    """Longest time that a request which missed its TTFT is put behind others."""
+
+
+class Admission(Model):
+    """What the router accepts before it answers 429 or 413."""
+
+    max_queued_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    """Most requests that wait in one router."""
+    max_queue_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Longest time that a request waits for an engine."""
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 33_554_432
+    """Largest body of a request."""
+    max_running_per_engine: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Most requests that one engine works on at a time."""
+
+
+class Timeouts(Model):
+    """How long the router waits for an engine."""
+
+    connect_milliseconds: Annotated[int, Field(ge=1, le=60_000)] = 2000
+    """Longest time to connect."""
+    first_byte_milliseconds: Milliseconds = 600_000
+    """Longest time to the first byte of an answer."""
+    idle_milliseconds: Milliseconds = 120_000
+    """Longest pause within an answer."""
+
+
+class Routing(Model):
+    """The router's own pods, where it places requests, and what it refuses."""
+
+    replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    """Routers."""
+    image: Image | None = None
+    """Image of the router. Left out, it is the one that goes with the operator's version."""
+    service_type: ServiceType = ServiceType.CLUSTER_IP
+    """How the router's Service is published."""
+    placement: Placement = Placement()
+    """What counts when an engine is chosen."""
+    cold_warm_split: ColdWarmSplit = ColdWarmSplit()
+    """Whether cold prompts have prefill engines of their own."""
+    local_prefill_tokens: Tokens | None = None
+    """Prompts with at most this many uncached tokens are computed by the decode engine itself. Left out, the engine
+    model decides.
+    """
+    sessions: Sessions = Sessions()
+    """Follow-up turns of a conversation."""
+    queue: Queue = Queue()
+    """The order of requests that wait."""
+    admission: Admission = Admission()
+    """What is accepted."""
+    timeouts: Timeouts = Timeouts()
+    """How long the router waits for an engine."""
+    pod_template: PodTemplate | None = None
+    """Changes to the router's pods. Its container is called `router`."""
