@@ -1,0 +1,164 @@
+"""How many prefill engines: a closed-form guess, then a replay of the measured arrivals through that many engines.
+
+A request's prefill time depends on its own length alone, so the distribution of service times is known from the
+arrivals. Requests whose own prefill exceeds the objective can't be saved by more engines: they are left out of the
+target (their share is reported as the feasibility ceiling) and never out of the load, of which they are often half.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from paceline.policy.scaling.queueing import mean_wait_seconds, probability_wait_over
+from paceline.policy.waiting import WaitingLine
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillArrival:
+    """One arrival to be replayed."""
+
+    seconds: float
+    """When it arrives. Arrivals are in order."""
+    service_seconds: float
+    """Prefill time on an idle engine, by the engine model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillObjective:
+    """What a prefill is measured against."""
+
+    ttft_seconds: float
+    transfer_seconds: float = 0.0
+    """Time from the end of the prefill to the first token: KV transfer and the first decode step."""
+    target: float = 0.95
+    """Share of feasible requests that is to meet ``ttft_seconds``."""
+    late_age_bound_seconds: float = 60.0
+    """As in the router's queue order."""
+
+    @property
+    def budget_seconds(self) -> float:
+        """What is left for waiting and prefill."""
+        return self.ttft_seconds - self.transfer_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOutcome:
+    """What one replay gave."""
+
+    engines: int
+    feasible: int
+    """Arrivals whose own prefill fits the budget."""
+    attained: int
+    """Feasible arrivals that met it."""
+
+    @property
+    def attainment(self) -> float:
+        """Share of feasible arrivals that met the objective; 1 when there were none."""
+        return self.attained / self.feasible if self.feasible else 1.0
+
+
+def closed_form_engines(
+    services: Sequence[float], arrival_rate: float, arrival_scv: float, objective: PrefillObjective, *, at_most: int
+) -> int:
+    """Smallest N with P(wait + S ≤ budget) ≥ target over the feasible share, by Allen-Cunneen; ``at_most`` if none is.
+
+    ``services`` are equally likely service times in seconds, ``arrival_rate`` in 1/s, ``arrival_scv`` the squared
+    coefficient of variation of the times between arrivals. Assumes stationary arrivals: on bursts it asks for too few.
+    """
+    if not services or arrival_rate == 0:
+        return 0
+    mean = math.fsum(services) / len(services)
+    if mean == 0:
+        return 1
+    variance = math.fsum((service - mean) ** 2 for service in services) / len(services)
+    slack = [objective.budget_seconds - service for service in services if service <= objective.budget_seconds]
+    offered = arrival_rate * mean
+
+    def enough(engines: int) -> bool:
+        if offered >= engines:
+            return False
+        wait = mean_wait_seconds(engines, arrival_rate, mean, arrival_scv, variance / mean**2)
+        missed = math.fsum(probability_wait_over(left, engines, offered, wait) for left in slack)
+        return missed <= (1 - objective.target) * len(slack)
+
+    return _smallest(enough, low=1, high=at_most)
+
+
+def replay(arrivals: Sequence[PrefillArrival], engines: int, objective: PrefillObjective) -> ReplayOutcome:
+    """Push arrivals through ``engines`` identical engines in virtual time, in the router's queue order. O(n log n)."""
+    if engines < 1:
+        raise ValueError(f"engines must be at least 1, not {engines}")
+    waiting: WaitingLine[PrefillArrival] = WaitingLine(age_bound_seconds=objective.late_age_bound_seconds)
+    budget = objective.budget_seconds
+    now = -math.inf
+    free_at = [now] * engines
+    feasible = attained = 0
+    upcoming = 0
+    while upcoming < len(arrivals) or len(waiting):
+        now = max(now, free_at[0])
+        if not len(waiting):
+            now = max(now, arrivals[upcoming].seconds)
+        while upcoming < len(arrivals) and arrivals[upcoming].seconds <= now:
+            arrival = arrivals[upcoming]
+            upcoming += 1
+            feasible += arrival.service_seconds <= budget
+            waiting.push(
+                arrival,
+                arrived=arrival.seconds,
+                deadline=arrival.seconds + budget,
+                service_seconds=arrival.service_seconds,
+            )
+        served = waiting.pop(now)
+        if served is None:
+            continue
+        done = now + served.service_seconds
+        heapq.heapreplace(free_at, done)
+        attained += served.service_seconds <= budget and done - served.seconds <= budget
+    return ReplayOutcome(engines=engines, feasible=feasible, attained=attained)
+
+
+def replay_engines(
+    arrivals: Sequence[PrefillArrival], objective: PrefillObjective, *, guess: int, at_most: int
+) -> ReplayOutcome:
+    """Smallest number of engines whose replay meets the target, or the replay of ``at_most`` when none does.
+
+    ``guess`` only saves time. Attainment grows with engines but for rare anomalies of list scheduling (R. L. Graham,
+    1969), so the search is a bisection; what it returns has been replayed.
+    """
+    if not arrivals:
+        return ReplayOutcome(0, 0, 0)
+    if at_most < 1:
+        raise ValueError(f"at_most must be at least 1, not {at_most}")
+    outcomes: dict[int, ReplayOutcome] = {}
+
+    def enough(engines: int) -> bool:
+        outcomes[engines] = replay(arrivals, engines, objective)
+        return outcomes[engines].attainment >= objective.target
+
+    guess = min(max(guess, 1), at_most)
+    if enough(guess):
+        best = _smallest(enough, low=1, high=guess)
+    else:
+        # Bursts need a multiple of the guess, rarely the maximum: double before bisecting.
+        low, high = guess + 1, guess
+        while high < at_most:
+            high = min(2 * high, at_most)
+            if enough(high):
+                break
+            low = high + 1
+        best = _smallest(enough, low=min(low, at_most), high=high)
+    return outcomes.get(best) or replay(arrivals, best, objective)
+
+
+def _smallest(enough: Callable[[int], bool], *, low: int, high: int) -> int:
+    """Smallest number in [low, high] that is enough, by bisection; ``high`` is taken as enough."""
+    while low < high:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
