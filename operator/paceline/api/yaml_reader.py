@@ -28,9 +28,8 @@ class _Reader(yaml.SafeLoader):
 
     _depth = 0
 
-    def _here(self) -> yaml.Mark:
-        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-        return event.start_mark
+    def _here(self) -> Any:
+        return self.peek_event().start_mark  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -74,7 +73,7 @@ _Reader.yaml_constructors = {
 _Reader.add_constructor("tag:yaml.org,2002:map", _Reader.read_mapping)
 _Reader.add_constructor("tag:yaml.org,2002:seq", _Reader.read_sequence)
 # Dates stay the strings that they are in JSON.
-_Reader.add_constructor("tag:yaml.org,2002:timestamp", _Reader.construct_yaml_str)
+_Reader.yaml_constructors["tag:yaml.org,2002:timestamp"] = _Reader.yaml_constructors["tag:yaml.org,2002:str"]
 _Reader.add_constructor(None, _Reader.refuse)
 
 

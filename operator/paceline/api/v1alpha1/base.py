@@ -91,7 +91,7 @@ class PodTemplate(Model):
 
 
 def named_list(*keys: str, at_most: int) -> Any:
-    """A list of named things: no two entries agree in all ``keys`` (camelCase), and server-side apply merges by them."""
+    """A list of named things: no two agree in all ``keys`` (camelCase), and server-side apply merges by them."""
     extra: dict[str, Any] = {LIST_TYPE: "map", MAP_KEYS: list(keys)}
     return Field(max_length=at_most, json_schema_extra=extra)
 

@@ -1,4 +1,4 @@
-"""``spec.engine``: how one vLLM engine is run. Read by the builders; ``Parallelism`` also by the pools and the rules."""
+"""``spec.engine``: how one vLLM engine is run. Read by the builders; pools use ``Parallelism`` too."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from paceline.api.v1alpha1.base import (
 )
 from paceline.api.wire import ConnectorKind, SharedTierKind
 
+Argument = Annotated[str, Field(min_length=1, max_length=2048)]
 Ranks = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -104,9 +105,7 @@ class EngineSpec(Model):
 
     image: Image | None = None
     """Image of the engine. Left out, it is the one that goes with the operator's version."""
-    extra_args: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...], plain_list(at_most=128)
-    ] = ()
+    extra_args: Annotated[tuple[Argument, ...], plain_list(at_most=128)] = ()
     """Arguments appended to vLLM's, as they are. Those that other fields stand for are refused."""
     env: Annotated[tuple[EnvVar, ...], named_list("name", at_most=64)] = ()
     """Environment variables of the engine."""

@@ -1,0 +1,26 @@
+"""One builder a child kind: from a ModelDeployment to manifests as plain dicts. Pure; production and the local
+runtime share it.
+"""
+
+from paceline.policy.resources.children import Children, children
+from paceline.policy.resources.common import Images, Manifest
+from paceline.policy.resources.config import engine_config, revision, router_config
+from paceline.policy.resources.engine import EngineChildren
+from paceline.policy.resources.pools import FLEXIBLE, HardwarePool, RoleBounds, hardware_pools
+from paceline.policy.resources.router import RouterChildren
+
+__all__ = [
+    "FLEXIBLE",
+    "Children",
+    "EngineChildren",
+    "HardwarePool",
+    "Images",
+    "Manifest",
+    "RoleBounds",
+    "RouterChildren",
+    "children",
+    "engine_config",
+    "hardware_pools",
+    "revision",
+    "router_config",
+]

@@ -1,0 +1,137 @@
+"""What processes need to know of a ModelDeployment: the wire documents of engines and routers, and the engines'
+revision.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from paceline.api import wire
+from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, TenancyMode, Toggle
+from paceline.errors import FieldProblem, SpecError
+from paceline.policy.resources.common import Images, short_hash
+from paceline.policy.resources.pools import HardwarePool
+
+MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
+"""Where the volume with the weights is mounted."""
+DEFAULT_BLOCK_SIZE: Final = 16
+"""Tokens a block where the resource names none: vLLM's own default on GPUs."""
+
+
+def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
+    """What an engine of ``pool`` runs."""
+    spec = md.spec
+    return wire.EngineConfig(
+        deployment=md.metadata.name,
+        namespace=md.metadata.namespace,
+        model=spec.model.name,
+        served_names=(spec.model.client_name,),
+        source=_source(spec.model.name, spec.model.source),
+        max_model_len=spec.model.max_model_len,
+        lora_adapters=tuple(wire.LoraAdapter(name=a.name, path=a.path) for a in spec.model.lora_adapters),
+        parallelism=wire.Parallelism(
+            tensor=pool.parallelism.tensor,
+            pipeline=pool.parallelism.pipeline,
+            data=pool.parallelism.data,
+            expert=pool.parallelism.expert is Toggle.ENABLED,
+            nodes=pool.nodes,
+        ),
+        kv_cache=_kv_cache(spec.engine.kv_cache),
+        connector=wire.ConnectorKind.NONE if spec.pools.mode is PoolMode.AGGREGATED else spec.engine.connector,
+        accelerators=wire.Accelerators(product=pool.accelerator.product or "", count=pool.accelerator.count),
+        extra_args=spec.engine.extra_args,
+        start_deadline_seconds=spec.engine.start_deadline_seconds,
+        drain_seconds=spec.engine.drain_seconds,
+    )
+
+
+def router_config(md: ModelDeployment, *, engine_profile: str | None = None) -> wire.RouterConfig:
+    """What the routers need to know. Raises SpecError for API keys, which this version can't check: it must not serve
+    openly what is asked to be closed.
+    """
+    spec = md.spec
+    if spec.tenancy.mode is TenancyMode.API_KEYS:
+        problem = FieldProblem("spec.tenancy.mode", "ApiKeys is not available in this version; use Open", "ApiKeys")
+        raise SpecError(md.metadata.name, [problem])
+    admission, timeouts = spec.routing.admission, spec.routing.timeouts
+    return wire.RouterConfig(
+        deployment=md.metadata.name,
+        namespace=md.metadata.namespace,
+        served_names=(spec.model.client_name,),
+        objective=_objective(spec.slo),
+        lora_names=tuple(adapter.name for adapter in spec.model.lora_adapters),
+        max_model_len=spec.model.max_model_len,
+        disaggregated=spec.pools.mode is PoolMode.DISAGGREGATED,
+        classes=tuple(
+            wire.RequestClass(name=entry.name, priority=entry.priority, objective=_objective(entry))
+            for entry in spec.slo.classes
+        ),
+        local_prefill_tokens=spec.routing.local_prefill_tokens,
+        engine_profile=engine_profile,
+        block_size=spec.engine.kv_cache.block_size or DEFAULT_BLOCK_SIZE,
+        admission=wire.Admission(
+            max_queued_requests=admission.max_queued_requests,
+            max_queue_seconds=admission.max_queue_seconds,
+            max_body_bytes=admission.max_body_bytes,
+            max_running_per_engine=admission.max_running_per_engine,
+        ),
+        timeouts=wire.Timeouts(
+            connect_milliseconds=timeouts.connect_milliseconds,
+            first_byte_milliseconds=timeouts.first_byte_milliseconds,
+            idle_milliseconds=timeouts.idle_milliseconds,
+        ),
+    )
+
+
+def revision(md: ModelDeployment, images: Images) -> str:
+    """Short hash of what decides whether two engines may exchange KV blocks: the model, and the program that computes
+    it.
+
+    Hardware, parallelism, cache sizes and deadlines stay out: prefill and decode on different hardware do exchange
+    blocks.
+    """
+    spec = md.spec
+    return short_hash(
+        {
+            "image": spec.engine.image or images.engine,
+            "model": spec.model.model_dump(mode="json", exclude={"served_name"}),
+            "extraArgs": spec.engine.extra_args,
+            "env": [entry.model_dump(mode="json") for entry in spec.engine.env],
+            "blockSize": spec.engine.kv_cache.block_size,
+            "connector": spec.engine.connector,
+        }
+    )
+
+
+def _source(name: str, source: Source) -> wire.ModelSource:
+    if source.type is SourceType.LOCAL and source.local is not None:
+        return wire.ModelSource(kind=wire.SourceKind.LOCAL, reference=source.local.path)
+    if source.type is SourceType.PERSISTENT_VOLUME_CLAIM and source.persistent_volume_claim is not None:
+        folder = source.persistent_volume_claim.path
+        reference = f"{MODEL_VOLUME_PATH}/{folder}" if folder else MODEL_VOLUME_PATH
+        return wire.ModelSource(kind=wire.SourceKind.LOCAL, reference=reference)
+    hub = source.hugging_face
+    return wire.ModelSource(
+        kind=wire.SourceKind.HUGGING_FACE,
+        reference=(hub and hub.repository) or name,
+        revision=hub.revision if hub else None,
+    )
+
+
+def _kv_cache(cache: KvCache) -> wire.KvCache:
+    shared = cache.shared_tier
+    return wire.KvCache(
+        gpu_memory_percent=cache.gpu_memory_percent,
+        block_size=cache.block_size,
+        host_gib=cache.host_tier.size_gib if cache.host_tier else 0,
+        disk_gib=cache.disk_tier.size_gib if cache.disk_tier else 0,
+        shared=wire.SharedTier(kind=shared.type, endpoint=shared.endpoint) if shared else None,
+    )
+
+
+def _objective(objective: Objective) -> wire.Objective:
+    return wire.Objective(
+        ttft_milliseconds=objective.ttft_milliseconds,
+        itl_milliseconds=objective.itl_milliseconds,
+        target_percent=objective.target_percent,
+    )

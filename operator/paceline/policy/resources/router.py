@@ -1,0 +1,160 @@
+"""The routers of a ModelDeployment: a ConfigMap, a Deployment and the Service that clients talk to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from paceline.api import labels, wire
+from paceline.api.v1alpha1 import ModelDeployment
+from paceline.policy.resources.common import (
+    WORKLOAD_NAME_LIMIT,
+    Images,
+    Manifest,
+    child_labels,
+    child_metadata,
+    child_name,
+    config_map,
+    container_security,
+    http_probe,
+    pod_identity,
+    pod_security,
+    selector_labels,
+)
+from paceline.policy.resources.config import router_config
+from paceline.policy.resources.patch import merge_pod_template
+
+CONTAINER: Final = "router"
+COMMAND: Final = ("python", "-m", "paceline_worker.router")
+CONFIG_KEY: Final = "router.json"
+CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
+FLEET_FOLDER: Final = "/var/run/paceline"
+API_PORT: Final = 8000
+ADMIN_PORT: Final = 8080
+SERVICE_PORT: Final = 80
+GRACE_SECONDS: Final = 60
+"""The router finishes what is in flight within 30 s; the rest is margin."""
+UNPUBLISH_SECONDS: Final = 5
+"""Time for every node to forget a router's address before it stops accepting."""
+RESOURCES: Final = {"cpu": "1", "memory": "512Mi"}
+"""Requests of one router: it is one process on one core."""
+OLD_REPLICA_SETS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RouterChildren:
+    """Manifests of the routers."""
+
+    config_map: Manifest
+    deployment: Manifest
+    service: Manifest
+
+    @property
+    def pod_template(self) -> Manifest:
+        """Template of a router's pod."""
+        template: Manifest = self.deployment["spec"]["template"]
+        return template
+
+
+def router_children(md: ModelDeployment, *, images: Images, engine_profile: str | None = None) -> RouterChildren:
+    """Manifests of the routers. Raises SpecError where ``routing.podTemplate`` doesn't fit, or a setting can't be
+    served.
+    """
+    document = wire.encode(router_config(md, engine_profile=engine_profile))
+    configuration = config_map(md, "router-config", CONFIG_KEY, document, labels.COMPONENT_ROUTER, None)
+    return RouterChildren(
+        config_map=configuration,
+        deployment=_deployment(md, _pod_template(md, configuration["metadata"]["name"], images)),
+        service=_service(md),
+    )
+
+
+def _deployment(md: ModelDeployment, template: Manifest) -> Manifest:
+    name = child_name(md, "router", limit=WORKLOAD_NAME_LIMIT)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": child_metadata(md, name, labels.COMPONENT_ROUTER),
+        "spec": {
+            "replicas": md.spec.routing.replicas,
+            "selector": {"matchLabels": selector_labels(md, labels.COMPONENT_ROUTER)},
+            "template": template,
+            # The front door never has fewer than it should: a new router first, then an old one goes.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "revisionHistoryLimit": OLD_REPLICA_SETS,
+        },
+    }
+
+
+def _service(md: ModelDeployment) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": child_metadata(md, child_name(md, "router"), labels.COMPONENT_ROUTER),
+        "spec": {
+            "type": md.spec.routing.service_type.value,
+            "selector": selector_labels(md, labels.COMPONENT_ROUTER),
+            "ports": [{"name": "http", "port": SERVICE_PORT, "targetPort": "api", "protocol": "TCP"}],
+        },
+    }
+
+
+def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Manifest:
+    selector = selector_labels(md, labels.COMPONENT_ROUTER)
+    built: Manifest = {
+        "metadata": {"labels": child_labels(md, labels.COMPONENT_ROUTER)},
+        "spec": {
+            "containers": [_container(md, config_name, images)],
+            "volumes": [{"name": "fleet", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+            "securityContext": pod_security(),
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "topologySpreadConstraints": [
+                {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "maxSkew": 1,
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": selector},
+                }
+            ],
+        },
+    }
+    merged = merge_pod_template(
+        built, md.spec.routing.pod_template, path="spec.routing.podTemplate", source=md.metadata.name
+    )
+    # A workload whose pods don't carry its selector is refused by the API server, whatever the user wrote.
+    merged["metadata"].setdefault("labels", {}).update(selector)
+    return merged
+
+
+def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifest:
+    return {
+        "name": CONTAINER,
+        "image": md.spec.routing.image or images.router,
+        "command": list(COMMAND),
+        "args": [
+            *("--host", "0.0.0.0"),  # noqa: S104 - a pod serves on its own address
+            *("--port", str(API_PORT)),
+            *("--admin-port", str(ADMIN_PORT)),
+            *("--fleet-file", f"{FLEET_FOLDER}/fleet.json"),
+        ],
+        "env": [
+            {"name": CONFIG_ENV, "valueFrom": {"configMapKeyRef": {"name": config_name, "key": CONFIG_KEY}}},
+            *pod_identity(),
+        ],
+        "ports": [
+            {"name": "api", "containerPort": API_PORT},
+            {"name": "admin", "containerPort": ADMIN_PORT},
+        ],
+        "startupProbe": http_probe("/healthz", period_seconds=1, failures=60),
+        "readinessProbe": http_probe("/readyz", period_seconds=2, failures=2),
+        "livenessProbe": http_probe("/healthz", period_seconds=10, failures=3),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(UNPUBLISH_SECONDS)]}}},
+        "resources": {"requests": dict(RESOURCES)},
+        "volumeMounts": [
+            {"name": "fleet", "mountPath": FLEET_FOLDER},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own, not this process's folder
+        ],
+        "securityContext": container_security(),
+    }
