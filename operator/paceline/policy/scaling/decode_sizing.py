@@ -17,7 +17,7 @@ class StepModel(Protocol):
     """The part of an engine's performance model that decode sizing needs."""
 
     def step_seconds(self, sequences: float, context_tokens: float, /) -> float:
-        """Duration of one decode step. Affine in both arguments."""
+        """Duration of one decode step. Affine in both arguments from one sequence on."""
         ...
 
 
@@ -95,8 +95,9 @@ def size_decode(model: StepModel, demand: DecodeDemand, limits: DecodeLimits) ->
 
 
 def _affine(model: StepModel, context: float) -> tuple[float, float]:
-    base = model.step_seconds(0, 0)
-    return base, model.step_seconds(1, context) - base
+    one = model.step_seconds(1, context)
+    slope = model.step_seconds(2, 2 * context) - one
+    return one - slope, slope
 
 
 def _engines_for(batch: float, base: float, slope: float, token_rate: float) -> float:
