@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
+from paceline_worker.http.framing import head_problem, refusal, split_target
 from paceline_worker.http.headers import JSON, error_body
 from paceline_worker.http.message import Request, Response
 
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._peer = f"{peer[0]}:{peer[1]}" if peer else ""
         self.deadline = self.server.loop.time() + self.server.limits.idle_timeout_seconds
         if not self.server.opened(self):
-            self._transport.write(_refusal_bytes(503, "Too many connections; try again later."))
+            self._transport.write(refusal(503, "Too many connections; try again later."))
             self._transport.close()
             self._phase = Phase.CLOSING
         elif self.server.closing:
@@ -216,7 +217,7 @@ class Connection(asyncio.Protocol):
         self._phase = Phase.BODY
         self._raw_bytes = 0
         version = self._parser.get_http_version()
-        path, query = _split_target(self._url)
+        path, query = split_target(self._url)
         self._incoming = request = Request(
             self._parser.get_method().decode("ascii"),
             path,
@@ -224,9 +225,9 @@ class Connection(asyncio.Protocol):
             self._headers,
             peer=self._peer,
             http11=version == "1.1",
-            keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
+            keep_alive=version == "1.1" and self._parser.should_keep_alive() and not self._parser.should_upgrade(),
         )
-        problem = _head_problem(request, version, self.server.limits.max_body_bytes)
+        problem = head_problem(request, version, self.server.limits.max_body_bytes)
         if problem is not None:
             self._found_wrong(*problem)
             return
@@ -331,7 +332,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, message: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        self._transport.write(_refusal_bytes(status, message))
+        self._transport.write(refusal(status, message))
         self._phase = Phase.CLOSING
         self._body = []
         self.deadline = self.server.loop.time() + LINGER_SECONDS
@@ -372,38 +373,3 @@ class Connection(asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
-
-
-def _split_target(target: bytes) -> tuple[str, str]:
-    if not target.startswith(b"/") and b"://" in target:
-        parsed = httptools.parse_url(target)
-        return (parsed.path or b"/").decode("latin-1"), (parsed.query or b"").decode("latin-1")
-    path, _, query = target.partition(b"?")
-    return path.decode("latin-1"), query.decode("latin-1")
-
-
-def _head_problem(request: Request, version: str, max_body_bytes: int) -> tuple[int, str] | None:
-    """What a strict server refuses beyond the parser: RFC 9112, 3.2, 6.1 and 6.3."""
-    hosts = 0
-    for name, value in request.headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"content-length":
-            if int(value) > max_body_bytes:
-                return 413, f"The body is over the limit of {max_body_bytes} bytes."
-        elif name == b"transfer-encoding":
-            if value.lower() != b"chunked" or not request.http11:
-                return 400, "Transfer-Encoding: only chunked is known, and only in HTTP/1.1."
-        elif name == b"expect" and value.lower() != b"100-continue":
-            return 417, "Expect: only 100-continue is known."
-    if version not in ("1.0", "1.1"):
-        return 505, "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-    if hosts > 1 or (request.http11 and hosts == 0):
-        return 400, "Exactly one Host header is required."
-    return None
-
-
-def _refusal_bytes(status: int, message: str) -> bytes:
-    body = error_body(status, message)
-    head = b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-    return head % (status, len(body)) + body

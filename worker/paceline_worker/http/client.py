@@ -1,0 +1,154 @@
+"""Connections to upstreams: kept alive, one exchange at a time each, with timeouts, flow control and abort.
+
+The router calls :meth:`Pool.open` with the bytes of a whole request and either reads the answer or relays it, piece by
+piece as it comes, to a callback: no task switch and no parse of the content for a piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from paceline_worker.http.errors import UpstreamClosed, UpstreamGarbage, UpstreamTimeout, UpstreamUnreachable
+from paceline_worker.http.upstream import Address, Exchange, UpstreamConnection
+
+__all__ = [
+    "Address",
+    "Exchange",
+    "Pool",
+    "PoolLimits",
+    "UpstreamClosed",
+    "UpstreamGarbage",
+    "UpstreamTimeout",
+    "UpstreamUnreachable",
+]
+
+_SWEEPS_PER_TIMEOUT: Final = 4
+_LONGEST_SWEEP_SECONDS: Final = 1.0
+_SHORTEST_SWEEP_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Timeouts and bounds for all upstreams of a pool."""
+
+    connect_seconds: float = 2.0
+    first_byte_seconds: float = 600.0
+    """From sending the request to the head of the answer."""
+    idle_seconds: float = 120.0
+    """Longest pause within an answer, while it is being read."""
+    keep_alive_seconds: float = 4.0
+    """How long an unused connection is kept. Below the 5 s after which vLLM's server closes its side."""
+    max_idle_per_upstream: int = 256
+    max_header_bytes: int = 64 * 1024
+
+    def sweep_seconds(self) -> float:
+        """Pause between two looks for connections past their deadline."""
+        shortest = min(self.first_byte_seconds, self.idle_seconds, self.keep_alive_seconds)
+        return min(max(shortest / _SWEEPS_PER_TIMEOUT, _SHORTEST_SWEEP_SECONDS), _LONGEST_SWEEP_SECONDS)
+
+
+class Pool:
+    """Kept-alive connections per upstream. Make it within a running loop; :meth:`close` when done."""
+
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self._idle: dict[Address, deque[UpstreamConnection]] = {}
+        self._open: set[UpstreamConnection] = set()
+        self._closing = False
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._timer = self.loop.call_later(limits.sweep_seconds(), self._sweep)
+
+    @property
+    def connections(self) -> int:
+        """Open connections, in use or idle."""
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        """Open connections that wait for a request."""
+        return sum(len(kept) for kept in self._idle.values())
+
+    async def open(self, address: Address, payload: bytes) -> Exchange:
+        """Send one whole request and return once the head of the answer is there.
+
+        The caller must :meth:`~Exchange.close` what it gets. Raises an ``UpstreamError``.
+        """
+        connection = self._take(address) or await self._connect(address)
+        exchange = connection.begin(payload)
+        try:
+            await exchange.head()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def forget(self, address: Address) -> None:
+        """Close the idle connections to an upstream that is gone."""
+        for connection in self._idle.pop(address, ()):
+            connection.abort()
+
+    async def close(self) -> None:
+        """Close everything; exchanges that still run fail."""
+        self._closing = True
+        self._timer.cancel()
+        for connection in tuple(self._open):
+            connection.abort()
+        await self._emptied.wait()
+
+    def _take(self, address: Address) -> UpstreamConnection | None:
+        kept = self._idle.get(address)
+        while kept:
+            connection = kept.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connect(self, address: Address) -> UpstreamConnection:
+        host, port = address
+        try:
+            async with asyncio.timeout(self.limits.connect_seconds):
+                _, connection = await self.loop.create_connection(lambda: UpstreamConnection(self, address), host, port)
+        except TimeoutError:
+            raise UpstreamUnreachable(
+                f"{host}:{port} did not accept a connection within {self.limits.connect_seconds:g} s"
+            ) from None
+        except OSError as error:
+            raise UpstreamUnreachable(f"{host}:{port} can't be reached: {error.strerror or error}") from None
+        return connection
+
+    # --- what connections report
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """A connection reports itself."""
+        self._open.add(connection)
+        self._emptied.clear()
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection reports that it is gone."""
+        self._open.discard(connection)
+        kept = self._idle.get(connection.address)
+        if kept is not None and connection in kept:
+            kept.remove(connection)
+        if not self._open:
+            self._emptied.set()
+
+    def keep(self, connection: UpstreamConnection) -> None:
+        """A connection reports that its exchange is over and that it may be used again."""
+        kept = self._idle.setdefault(connection.address, deque())
+        if self._closing or len(kept) >= self.limits.max_idle_per_upstream:
+            connection.abort()
+            return
+        kept.append(connection)
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in [c for c in self._open if c.deadline < now]:
+            connection.expire()
+        for address in [address for address, kept in self._idle.items() if not kept]:
+            del self._idle[address]
+        self._timer = self.loop.call_later(self.limits.sweep_seconds(), self._sweep)
