@@ -4,7 +4,7 @@ runtime share it.
 
 from paceline.policy.resources.children import Children, children
 from paceline.policy.resources.common import Images, Manifest
-from paceline.policy.resources.config import engine_config, revision, router_config
+from paceline.policy.resources.config import engine_config, engine_profile, revision, router_config
 from paceline.policy.resources.engine import EngineChildren
 from paceline.policy.resources.pools import FLEXIBLE, HardwarePool, RoleBounds, hardware_pools
 from paceline.policy.resources.router import RouterChildren
@@ -20,6 +20,7 @@ __all__ = [
     "RouterChildren",
     "children",
     "engine_config",
+    "engine_profile",
     "hardware_pools",
     "revision",
     "router_config",

@@ -35,7 +35,6 @@ def children(
     *,
     images: Images | None = None,
     replicas: Mapping[str, int] | None = None,
-    engine_profile: str | None = None,
 ) -> Children:
     """Build all children. ``replicas`` counts engines by pool name; a pool without a count leaves it to the planner.
 
@@ -48,5 +47,5 @@ def children(
             engine_children(md, pool, images=defaults, replicas=counts.get(pool.name))
             for pool in hardware_pools(md.spec)
         ),
-        router=router_children(md, images=defaults, engine_profile=engine_profile),
+        router=router_children(md, images=defaults),
     )

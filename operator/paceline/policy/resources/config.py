@@ -10,7 +10,8 @@ from paceline.api import wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, TenancyMode, Toggle
 from paceline.errors import FieldProblem, SpecError
 from paceline.policy.resources.common import Images, short_hash
-from paceline.policy.resources.pools import HardwarePool
+from paceline.policy.resources.pools import HardwarePool, hardware_pools
+from paceline.policy.scaling.profiles import find_profile
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
 """Where the volume with the weights is mounted."""
@@ -45,7 +46,12 @@ def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
     )
 
 
-def router_config(md: ModelDeployment, *, engine_profile: str | None = None) -> wire.RouterConfig:
+def engine_profile(md: ModelDeployment, pool: HardwarePool) -> str | None:
+    """Name of the engine model that describes an engine of ``pool``; None when nothing is known of the hardware."""
+    return find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
+
+
+def router_config(md: ModelDeployment) -> wire.RouterConfig:
     """What the routers need to know. Raises SpecError for API keys, which this version can't check: it must not serve
     openly what is asked to be closed.
     """
@@ -67,7 +73,8 @@ def router_config(md: ModelDeployment, *, engine_profile: str | None = None) -> 
             for entry in spec.slo.classes
         ),
         local_prefill_tokens=spec.routing.local_prefill_tokens,
-        engine_profile=engine_profile,
+        # The first pool computes prompts, and that is what the router weighs.
+        engine_profile=engine_profile(md, hardware_pools(spec)[0]),
         block_size=spec.engine.kv_cache.block_size or DEFAULT_BLOCK_SIZE,
         admission=wire.Admission(
             max_queued_requests=admission.max_queued_requests,

@@ -56,11 +56,11 @@ class RouterChildren:
         return template
 
 
-def router_children(md: ModelDeployment, *, images: Images, engine_profile: str | None = None) -> RouterChildren:
+def router_children(md: ModelDeployment, *, images: Images) -> RouterChildren:
     """Manifests of the routers. Raises SpecError where ``routing.podTemplate`` doesn't fit, or a setting can't be
     served.
     """
-    document = wire.encode(router_config(md, engine_profile=engine_profile))
+    document = wire.encode(router_config(md))
     configuration = config_map(md, "router-config", CONFIG_KEY, document, labels.COMPONENT_ROUTER, None)
     return RouterChildren(
         config_map=configuration,
