@@ -1,4 +1,4 @@
-"""One connection to an upstream, and one exchange on it. Made and owned by the pool in :mod:`paceline_worker.http.client`."""
+"""One connection to an upstream and one exchange on it. The pool in :mod:`paceline_worker.http.client` owns them."""
 
 from __future__ import annotations
 

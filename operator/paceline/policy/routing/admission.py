@@ -1,0 +1,34 @@
+"""Whether a request that can't run now may wait, and when a refused one should come again."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Final
+
+from paceline.api.wire import Admission
+
+SLOWEST_RELEASE_PER_SECOND: Final = 0.1
+"""Below this rate of finished requests the estimate of a wait says nothing any more."""
+
+
+class Verdict(StrEnum):
+    """What becomes of an arriving request."""
+
+    RUN = "run"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+def decide(*, room: bool, waiting: int, limits: Admission) -> Verdict:
+    """``room``: an engine could take it now. Nobody overtakes those who wait already."""
+    if room and waiting == 0:
+        return Verdict.RUN
+    return Verdict.WAIT if waiting < limits.max_queued_requests else Verdict.REFUSE
+
+
+def retry_after_seconds(*, waiting: int, released_per_second: float, limits: Admission) -> int:
+    """When to come again: the time the queue takes at the rate at which requests finish, 1 s to the longest wait."""
+    if released_per_second < SLOWEST_RELEASE_PER_SECOND:
+        return limits.max_queue_seconds
+    return max(1, min(limits.max_queue_seconds, math.ceil((waiting + 1) / released_per_second)))
