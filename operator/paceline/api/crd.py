@@ -79,7 +79,6 @@ class StructuralSchema(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         """An object with its cross-field rules. Closed objects don't exist here: the server prunes unknown fields."""
         result = super().model_schema(schema)
-        result.pop("title", None)
         result.pop("additionalProperties", None)
         validations = [
             {
@@ -94,16 +93,13 @@ class StructuralSchema(GenerateJsonSchema):
             result["x-kubernetes-validations"] = validations
         return result
 
-    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
-        """A string out of a list; the description is the field's, not the type's."""
-        result = super().enum_schema(schema)
-        return {"type": result["type"], "enum": result["enum"]}
-
 
 def structural_schema(model: type[BaseModel]) -> Schema:
     """Structural schema of one model, without references."""
     schema = model.model_json_schema(by_alias=True, schema_generator=StructuralSchema)
     definitions = schema.pop("$defs", {})
+    for named in (schema, *definitions.values()):
+        named.pop("title", None)
     result: Schema = _inline(schema, definitions)
     return result
 

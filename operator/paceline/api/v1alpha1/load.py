@@ -44,7 +44,7 @@ def from_manifest(manifest: object, source: str) -> ModelDeployment:
             )
     pruned = _without_nulls(manifest)
     try:
-        deployment = ModelDeployment.model_validate_json(json.dumps(pruned, allow_nan=False))
+        deployment = ModelDeployment.model_validate_json(json.dumps(pruned, allow_nan=False), by_name=False)
     except ValidationError as error:
         raise SpecError(source, field_problems(error, ModelDeployment)) from None
     except (TypeError, ValueError) as error:
