@@ -124,7 +124,7 @@ def pod_identity() -> list[Manifest]:
 
 
 def pod_security() -> Manifest:
-    """Pod security context that the restricted Pod Security Standard asks for. Images name a numeric user themselves."""
+    """Pod security context that the restricted Pod Security Standard asks for. Images name a numeric user."""
     return {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 

@@ -95,7 +95,7 @@ class EngineProfile:
         return max(self.prefill_base, self.step_base) + prefill_work + self.decode_work(sequences, context_tokens)
 
     def decode_run_seconds(self, steps: int, sequences: int, context_tokens: int) -> float:
-        """Seconds of ``steps`` decode steps of a batch that starts at ``context_tokens`` and grows a token a sequence."""
+        """Seconds of ``steps`` decode steps of a batch that starts at ``context_tokens`` and grows by itself."""
         grown = sequences * steps * (steps - 1) // 2
         return steps * self.step_seconds(sequences, context_tokens) + self.step_context * grown
 

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paceline.api import labels, wire
+from paceline.errors import SpecError
+from paceline.policy.resources import Images, RouterChildren
+from paceline.policy.resources.router import router_children
+from tests.api.documents import deployment
+
+
+def built(**sections: Any) -> RouterChildren:
+    return router_children(deployment(**sections), images=Images())
+
+
+def container(children: RouterChildren) -> dict[str, Any]:
+    return children.pod_template["spec"]["containers"][0]
+
+
+def flags(children: RouterChildren) -> dict[str, str]:
+    arguments = container(children)["args"]
+    return dict(zip(arguments[::2], arguments[1::2], strict=True))
+
+
+def test_the_router_runs_with_its_configuration_from_the_config_map() -> None:
+    children = built()
+    assert container(children)["command"] == ["python", "-m", "paceline_worker.router"]
+    (variable,) = [entry for entry in container(children)["env"] if entry["name"] == "PACELINE_ROUTER_CONFIG"]
+    reference = variable["valueFrom"]["configMapKeyRef"]
+    assert reference["name"] == children.config_map["metadata"]["name"]
+    document = children.config_map["data"][reference["key"]]
+    assert wire.decode(wire.RouterConfig, document, source="test").objective.ttft_milliseconds == 2000
+
+
+def test_its_flags_agree_with_its_ports_and_mounts() -> None:
+    children = built()
+    ports = {entry["name"]: str(entry["containerPort"]) for entry in container(children)["ports"]}
+    assert flags(children)["--port"] == ports["api"]
+    assert flags(children)["--admin-port"] == ports["admin"]
+    mounts = [mount["mountPath"] for mount in container(children)["volumeMounts"]]
+    assert any(flags(children)["--fleet-file"].startswith(f"{path}/") for path in mounts)
+
+
+def test_the_service_leads_to_the_routers_of_this_deployment_only() -> None:
+    children = built()
+    assert children.service["spec"]["selector"].items() <= children.pod_template["metadata"]["labels"].items()
+    assert children.service["spec"]["selector"] == {labels.DEPLOYMENT: "small", labels.COMPONENT: "router"}
+    assert children.service["spec"]["ports"] == [
+        {"name": "http", "port": 80, "targetPort": "api", "protocol": "TCP"},
+    ]
+
+
+def test_replicas_image_and_service_type_come_from_the_spec() -> None:
+    children = built(routing={"replicas": 5, "image": "mine", "serviceType": "LoadBalancer"})
+    assert children.deployment["spec"]["replicas"] == 5
+    assert container(children)["image"] == "mine"
+    assert children.service["spec"]["type"] == "LoadBalancer"
+
+
+def test_there_are_never_fewer_routers_than_asked_for_during_a_roll_out() -> None:
+    assert built().deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_a_router_has_longer_to_stop_than_it_waits_for_requests_in_flight() -> None:
+    assert built().pod_template["spec"]["terminationGracePeriodSeconds"] > 30 + 5
+
+
+def test_routers_roll_out_when_their_configuration_changes() -> None:
+    assert built().pod_template != built(slo={"ttftMilliseconds": 1, "itlMilliseconds": 1}).pod_template
+
+
+def test_routers_meet_the_restricted_pod_security_standard() -> None:
+    children = built()
+    assert children.pod_template["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container(children)["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_users_pod_template_is_merged_last() -> None:
+    patch = {"spec": {"containers": [{"name": "router", "resources": {"limits": {"memory": "1Gi"}}}]}}
+    resources = container(built(routing={"podTemplate": patch}))["resources"]
+    assert resources == {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "1Gi"}}
+
+
+def test_a_pod_template_that_does_not_fit_is_refused_with_its_path() -> None:
+    with pytest.raises(SpecError, match=r"spec\.routing\.podTemplate\.spec\.volumes"):
+        built(routing={"podTemplate": {"spec": {"volumes": "none"}}})
