@@ -59,7 +59,7 @@ class Exchange:
             nonlocal size
             size += len(piece)
             if size > max_bytes:
-                self._connection.fail(UpstreamGarbage(f"the answer is over {max_bytes} bytes"))
+                self.reject(UpstreamGarbage(f"the answer is over {max_bytes} bytes"))
             else:
                 pieces.append(piece)
 
@@ -91,6 +91,10 @@ class Exchange:
         """Read on."""
         if not self.complete:
             self._connection.resume()
+
+    def reject(self, error: UpstreamError) -> None:
+        """The answer can't be used: whoever waits for it gets ``error``, and the connection is dropped."""
+        self._connection.fail(error)
 
     def close(self) -> None:
         """Give the connection back if the answer is complete, else cut it, so that the upstream stops working."""

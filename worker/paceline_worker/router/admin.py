@@ -1,0 +1,91 @@
+"""The router's admin server: health, readiness, metrics, and what it believes of the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from paceline_worker.router.fleet import Engine, Fleet
+from paceline_worker.router.metrics import Metrics
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SHUTDOWN_SECONDS: Final = 1.0
+
+
+class Admin:
+    """Serves operators and probes; the path of requests does not touch it."""
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+        self._fleet = fleet
+        self._metrics = metrics
+        self._is_draining = is_draining
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind and serve. Raises OSError when the address can't be bound."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._page),
+                web.get("/fleet", self._describe),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        self.port = int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Stop serving."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        usable = sum(engine.usable for engine in self._fleet)
+        if self._is_draining():
+            state, reason = "draining", "shutting down"
+        elif usable == 0:
+            state, reason = "waiting", f"none of {len(self._fleet)} engines is usable"
+        else:
+            state, reason = "ready", f"{usable} of {len(self._fleet)} engines are usable"
+        return _json({"state": state, "reason": reason}, status=200 if state == "ready" else 503)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"content-type": METRICS_TYPE})
+
+    async def _describe(self, _: web.Request) -> web.Response:
+        return _json({"version": self._fleet.version, "engines": [_engine(engine) for engine in self._fleet]})
+
+
+def _json(document: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
+
+
+def _engine(engine: Engine) -> dict[str, object]:
+    endpoint = engine.endpoint
+    return {
+        "name": endpoint.name,
+        "address": f"{endpoint.host}:{endpoint.port}",
+        "role": endpoint.role,
+        "state": endpoint.state,
+        "usable": engine.usable,
+        "answers": engine.health.usable,
+        "ejections": engine.health.ejections,
+        "startId": endpoint.start_id,
+        "revision": endpoint.revision,
+        "running": engine.running,
+        "prefilling": engine.prefilling,
+        "contextTokens": engine.context_tokens,
+        "prefillBacklogSeconds": round(engine.backlog_seconds, 6),
+        "reportedRequests": engine.reported.requests,
+        "kvUsage": engine.reported.kv_usage,
+    }

@@ -1,0 +1,133 @@
+"""Puts a router together from its settings, starts it and stops it. ``__main__`` and the tests call it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from paceline.clock import WallClock
+from paceline.errors import ConfigError
+from paceline_worker.http.client import Pool, PoolLimits
+from paceline_worker.http.server import Limits, Server, serve
+from paceline_worker.router.admin import Admin
+from paceline_worker.router.fleet import Engine, Fleet
+from paceline_worker.router.fleet_file import FleetFile
+from paceline_worker.router.flow import Flow
+from paceline_worker.router.gate import Gate
+from paceline_worker.router.metrics import Metrics, Sample
+from paceline_worker.router.routes import Routes
+from paceline_worker.router.settings import Settings
+from paceline_worker.router.watch import Watch
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 1.0
+
+
+class Router:
+    """One router. :meth:`start` it within a running loop, :meth:`close` it when done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        config, clock = settings.config, WallClock()
+        timeouts = config.timeouts
+        self.pool = Pool(
+            PoolLimits(
+                connect_seconds=timeouts.connect_milliseconds / 1000,
+                first_byte_seconds=timeouts.first_byte_milliseconds / 1000,
+                idle_seconds=timeouts.idle_milliseconds / 1000,
+            )
+        )
+        self.fleet = Fleet(on_change=self._fleet_changed, on_gone=self._engine_gone)
+        self.metrics = Metrics(self._gauges)
+        self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
+        flow = Flow(self.fleet, self.gate, self.pool, self.metrics, clock)
+        self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
+        self._watch = Watch(self.fleet, self.pool)
+        self._file = FleetFile(settings.fleet_file, self.fleet.apply, self.metrics.fleet_refused.inc)
+        self._admin = Admin(self.fleet, self.metrics, lambda: self._server is None or self._server.closing)
+        self._server: Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        """Of the API."""
+        return 0 if self._server is None else self._server.port
+
+    @property
+    def admin_port(self) -> int:
+        """Of the admin server."""
+        return self._admin.port
+
+    async def start(self) -> None:
+        """Read the fleet and serve. Raises ConfigError when a port can't be used."""
+        settings = self._settings
+        self._file.poll()
+        limits = Limits(max_body_bytes=settings.config.admission.max_body_bytes)
+        flag, port = "--port", settings.port
+        try:
+            self._server = await serve(self._routes.handle, settings.host, port, limits=limits)
+            flag, port = "--admin-port", settings.admin_port
+            await self._admin.start(settings.host, port)
+        except OSError as error:
+            await self.close(grace_seconds=0)
+            raise ConfigError(f"{flag}: {settings.host}:{port} can't be used: {error.strerror}.") from None
+        self._tasks = [
+            asyncio.create_task(self._file.follow(), name="fleet file"),
+            asyncio.create_task(self._tick(), name="tick"),
+        ]
+        log.info(
+            "router of %s listens on %s:%d, admin on %d", settings.config.deployment, settings.host, self.port,
+            self.admin_port,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Return only when a task that must not end does: its exception is raised."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def close(self, *, grace_seconds: float) -> None:
+        """Stop accepting, let requests finish for ``grace_seconds``, drop the rest."""
+        if self._server is not None:
+            await self._server.close(grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watch.close()
+        await self._admin.close()
+        await self.pool.close()
+
+    def _fleet_changed(self) -> None:
+        self._watch.sync()
+        self.gate.wake()
+
+    def _engine_gone(self, engine: Engine) -> None:
+        engine.cut_prefills()
+        self.pool.forget(engine.address)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.gate.tick(TICK_SECONDS)
+            # Room can also appear without an event of ours: another router's requests may have finished.
+            self.gate.wake()
+
+    def _gauges(self) -> Iterable[Sample]:
+        yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
+        yield "queued_requests", "Requests that wait for an engine with room.", {}, self.gate.waiting
+        yield "fleet_version", "Version of the fleet in force.", {}, self.fleet.version
+        yield "upstream_connections", "Open connections to engines.", {}, self.pool.connections
+        if self._server is not None:
+            yield "client_connections", "Open connections of clients.", {}, self._server.connections
+        states: Counter[tuple[str, str]] = Counter()
+        for engine in self.fleet:
+            yield "engine_in_flight", "Requests of this router at an engine.", {"engine": engine.name}, engine.running
+            state = "unhealthy" if not engine.health.usable else str(engine.endpoint.state)
+            states[str(engine.endpoint.role), state] += 1
+        for (role, state), count in states.items():
+            yield "fleet_engines", "Engines by role and state.", {"role": role, "state": state}, count

@@ -1,0 +1,59 @@
+"""Errors that a client of the router sees, as error objects in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from paceline.errors import PacelineError
+from paceline_worker.http.headers import JSON, error_body
+from paceline_worker.http.message import Response
+
+_KINDS: Final = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class ApiError(PacelineError):
+    """A request ends with this status. The message is for the client and names field, value and what is allowed."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, reason: str = "", retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.reason = reason
+        """For the metric of rejections; empty when this is none."""
+        self.retry_after = retry_after
+        """Seconds."""
+        self.allow = b""
+        """Methods, for 405."""
+
+    def body(self) -> bytes:
+        """The error object."""
+        kind = _KINDS.get(self.status, "upstream_error")
+        return error_body(self.status, str(self), kind=kind, param=self.param)
+
+    def send(self, response: Response, *headers: tuple[bytes, bytes]) -> None:
+        """Answer with it."""
+        extra = [JSON, *headers]
+        if self.retry_after is not None:
+            extra.append((b"retry-after", str(self.retry_after).encode()))
+        if self.allow:
+            extra.append((b"allow", self.allow))
+        response.send(self.status, self.body(), extra)
+
+    def event(self) -> bytes:
+        """The same as a server-sent event, for a stream that began well."""
+        return b"data: %b\n\n" % self.body()
+
+
+def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    """405."""
+    error = ApiError(405, f"{method} is not allowed on {path}; use {allowed}.")
+    error.allow = allowed.encode()
+    return error

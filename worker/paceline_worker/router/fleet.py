@@ -1,0 +1,176 @@
+"""What the router believes of its engines: who they are, whether they answer, and the work they have.
+
+Fed by the fleet file, by health checks and by the requests themselves; read by the gate, which places requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from paceline.api import wire
+from paceline.policy.routing.fleet import EngineView
+from paceline_worker.http.upstream import Address
+from paceline_worker.router.health import Health
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What an engine last said of itself."""
+
+    requests: int
+    """Running and waiting there."""
+    kv_usage: float
+    own: int
+    """How many of those requests were this router's own at that time."""
+
+
+class Engine:
+    """One engine between its start and its end. A restarted engine is another one."""
+
+    def __init__(self, endpoint: wire.EngineEndpoint) -> None:
+        self.endpoint = endpoint
+        self.address: Address = (endpoint.host, endpoint.port)
+        self.host_header = f"{endpoint.host}:{endpoint.port}".encode()
+        self.health = Health()
+        self.running = 0
+        self.prefilling = 0
+        self.context_tokens = 0
+        self.backlog_seconds = 0.0
+        self.reported = Reported(0, 0.0, 0)
+        self.gone = False
+        """Not in the fleet any more; streams that run there go on."""
+        self.prefill_deadlines: set[asyncio.Timeout] = set()
+        """Of remote prefills in flight, to be cut short when the engine is found dead."""
+        self._view: EngineView | None = None
+
+    @property
+    def name(self) -> str:
+        """Pod name."""
+        return self.endpoint.name
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may get new work."""
+        return self.endpoint.state is wire.EngineState.READY and self.health.usable and not self.gone
+
+    def view(self) -> EngineView:
+        """The frozen value that placement sees; made anew after :meth:`changed`."""
+        if self._view is None:
+            others = max(0, self.reported.requests - self.reported.own)
+            self._view = EngineView(
+                name=self.endpoint.name,
+                role=self.endpoint.role,
+                revision=self.endpoint.revision,
+                usable=self.usable,
+                running=self.running + others,
+                context_tokens=self.context_tokens,
+                prefill_backlog_seconds=self.backlog_seconds,
+                kv_usage=self.reported.kv_usage,
+            )
+        return self._view
+
+    def changed(self) -> None:
+        """Something that the view shows is different now."""
+        self._view = None
+
+    def cut_prefills(self) -> None:
+        """Stop waiting for remote prefills: their requests go on without."""
+        now = asyncio.get_running_loop().time()
+        for deadline in self.prefill_deadlines:
+            deadline.reschedule(now)
+
+
+class Lease:
+    """Work that one request gives to one engine, accounted for from its placement until :meth:`release`."""
+
+    __slots__ = ("_backlog", "_context", "_prefilling", "_running", "engine")
+
+    def __init__(
+        self, engine: Engine, *, running: int = 0, prefilling: int = 0, context: int = 0, backlog: float = 0.0
+    ) -> None:
+        self.engine = engine
+        self._running = running
+        self._prefilling = prefilling
+        self._context = context
+        self._backlog = backlog
+        self._add(1)
+
+    def _add(self, sign: int) -> None:
+        engine = self.engine
+        engine.running += sign * self._running
+        engine.prefilling += sign * self._prefilling
+        engine.context_tokens += sign * self._context
+        engine.backlog_seconds += sign * self._backlog
+        if engine.running == engine.prefilling == 0:
+            engine.backlog_seconds = 0.0  # sums of floats drift
+        engine.changed()
+
+    def prompt_done(self) -> None:
+        """The prompt is computed; the rest of the work goes on."""
+        if self._backlog:
+            self.engine.backlog_seconds = max(0.0, self.engine.backlog_seconds - self._backlog)
+            self._backlog = 0.0
+            self.engine.changed()
+
+    def release(self) -> None:
+        """The work is over. May be called again."""
+        if self._running or self._prefilling:
+            self._add(-1)
+            self._running = self._prefilling = self._context = 0
+            self._backlog = 0.0
+
+
+class Fleet:
+    """All engines that the router knows."""
+
+    def __init__(self, on_change: Callable[[], None], on_gone: Callable[[Engine], None]) -> None:
+        self._on_change = on_change
+        self._on_gone = on_gone
+        self._engines: dict[str, Engine] = {}
+        self.version = 0
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self._engines.values())
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """By name."""
+        return self._engines
+
+    def apply(self, fleet: wire.Fleet) -> None:
+        """Take over a new description. Engines that it does not name get no more work."""
+        described = {endpoint.name: endpoint for endpoint in fleet.engines}
+        for name in [name for name in self._engines if name not in described]:
+            self._drop(self._engines.pop(name))
+        for name, endpoint in described.items():
+            known = self._engines.get(name)
+            if known is None or _is_another(known.endpoint, endpoint):
+                if known is not None:
+                    self._drop(known)
+                self._engines[name] = Engine(endpoint)
+            elif known.endpoint != endpoint:
+                known.endpoint = endpoint
+                known.changed()
+        self.version = fleet.version
+        self._on_change()
+
+    def health_changed(self, engine: Engine) -> None:
+        """An engine became usable, or stopped being so."""
+        engine.changed()
+        if not engine.health.usable:
+            engine.cut_prefills()
+        self._on_change()
+
+    def _drop(self, engine: Engine) -> None:
+        engine.gone = True
+        engine.changed()
+        self._on_gone(engine)
+
+
+def _is_another(old: wire.EngineEndpoint, new: wire.EngineEndpoint) -> bool:
+    return (old.start_id, old.host, old.port) != (new.start_id, new.host, new.port)

@@ -1,0 +1,236 @@
+"""The way of one generation request: place, prefill remotely, decode, and hand the answer on as it comes.
+
+What goes wrong on the prefill side costs time only: the decode engine computes the prompt itself. What goes wrong on
+the decode side before the client has seen a byte is tried again elsewhere, within a budget. Afterwards the client gets
+an error event. KV blocks that a prefill engine holds for a decode that never came are released by its own timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from paceline.clock import Clock
+from paceline.policy.routing.placement import Prefill
+from paceline.policy.routing.retries import RetryBudget
+from paceline_worker.http.client import Exchange, Pool
+from paceline_worker.http.errors import UpstreamClosed, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from paceline_worker.http.headers import Headers, end_to_end
+from paceline_worker.http.message import Response
+from paceline_worker.router.errors import ApiError
+from paceline_worker.router.fleet import Engine, Fleet
+from paceline_worker.router.gate import Gate, Place
+from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.parse import Call
+from paceline_worker.router.stream import StreamRelay
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS: Final = 3
+"""Engines that one request may be sent to."""
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""Of an answer that is not a stream. Log-probabilities of long outputs take megabytes."""
+MAX_PREFILL_ANSWER_BYTES: Final = 4 * 1024 * 1024
+LEAST_PREFILL_SECONDS: Final = 30.0
+"""A remote prefill is given at least this long, and PREFILL_PATIENCE times what the engine model expects."""
+PREFILL_PATIENCE: Final = 5.0
+RETRIED_STATUSES: Final = frozenset({500, 502, 503, 504})
+"""The engine could not serve the request; another may."""
+UNWELL_STATUSES: Final = frozenset({502, 503, 504})
+"""Count against the engine's health. 500 doesn't: a request that breaks engines must not empty the fleet."""
+
+
+class _Prefilled(msgspec.Struct):
+    """What matters of a prefill engine's answer."""
+
+    kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_PREFILLED: Final = msgspec.json.Decoder(_Prefilled)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request on its way: what was parsed of it, and how to ask an engine for it."""
+
+    call: Call
+    target: bytes
+    """Path and query."""
+    headers: bytes
+    """Header lines for engines, the request id among them."""
+    request_id: tuple[bytes, bytes]
+    arrived: float
+    """By the clock."""
+
+    def payload(self, engine: Engine, body: bytes) -> bytes:
+        """The whole request for one engine."""
+        head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n%b\r\n"
+        return head % (self.target, engine.host_header, len(body), self.headers) + body
+
+
+class _Failed(Exception):
+    """The engine did not answer this request, and the client has seen nothing yet."""
+
+    def __init__(self, engine: Engine, error: ApiError, *, reason: str) -> None:
+        super().__init__(str(error))
+        self.engine = engine
+        self.error = error
+        self.reason = reason
+
+
+class Flow:
+    """Runs requests. One object for the whole process; all state of a request is on its stack."""
+
+    def __init__(self, fleet: Fleet, gate: Gate, pool: Pool, metrics: Metrics, clock: Clock) -> None:
+        self._fleet = fleet
+        self._gate = gate
+        self._pool = pool
+        self._metrics = metrics
+        self._budget = RetryBudget()
+        self._clock = clock
+
+    async def run(self, incoming: Incoming, response: Response) -> None:
+        """Answer one request. Raises ApiError while nothing has been sent."""
+        view = incoming.call.view
+        self._budget.earn()
+        attempt = 0
+        while True:
+            attempt += 1
+            place = await self._gate.place(view)
+            try:
+                await self._attempt(incoming, place, response)
+            except _Failed as failure:
+                if attempt >= MAX_ATTEMPTS or not self._budget.spend():
+                    raise failure.error from None
+                self._metrics.retries.labels(failure.reason).inc()
+                log.info("request %s goes elsewhere: %s", incoming.request_id[1].decode("latin-1"), failure)
+                view = msgspec.structs.replace(view, avoid=view.avoid | {failure.engine.name})
+            else:
+                return
+            finally:
+                place.release()
+
+    async def _attempt(self, incoming: Incoming, place: Place, response: Response) -> None:
+        kv_transfer_params = await self._prefill(incoming, place)
+        engine = place.decode
+        try:
+            exchange = await self._pool.open(
+                engine.address, incoming.payload(engine, incoming.call.body(kv_transfer_params))
+            )
+            try:
+                await self._answer(incoming, place, exchange, response)
+            finally:
+                exchange.close()
+        except UpstreamError as error:
+            if not (isinstance(error, UpstreamClosed) and error.stale):
+                self._unwell(engine, error)
+            status = 504 if isinstance(error, UpstreamTimeout) else 502
+            failed = ApiError(status, f"Engine {engine.name} failed: {error}.")
+            if response.started:
+                # What was sent stays valid: an event that says so, at an event boundary, then the end.
+                response.write(b"\n\n" + failed.event())
+                response.end()
+                raise BrokenStream(str(failed)) from None
+            raise _Failed(engine, failed, reason=type(error).__name__) from None
+
+    async def _answer(self, incoming: Incoming, place: Place, exchange: Exchange, response: Response) -> None:
+        engine, status = place.decode, exchange.status
+        headers = [*_passed_on(exchange.headers), incoming.request_id]
+        if status == 200 and incoming.call.stream:
+            relay = StreamRelay(exchange, response, headers, self._clock, place.decode_lease.prompt_done)
+            try:
+                await relay.run()
+            finally:
+                self._observe(relay, incoming.arrived)
+            engine.health.request_succeeded()
+            return
+        body = await exchange.read(MAX_ANSWER_BYTES)
+        if status in RETRIED_STATUSES:
+            error = ApiError(status, f"Engine {engine.name} answered {status}: {_excerpt(body)}")
+            if status in UNWELL_STATUSES:
+                self._unwell(engine, error)
+            raise _Failed(engine, error, reason=f"status-{status}")
+        if not _looks_like_json(body):
+            error = ApiError(502, f"Engine {engine.name} answered {status} with something that is not JSON.")
+            self._unwell(engine, error)
+            raise _Failed(engine, error, reason="garbage")
+        engine.health.request_succeeded()
+        response.send(status, body, headers)
+
+    # --- prefill
+
+    async def _prefill(self, incoming: Incoming, place: Place) -> msgspec.Raw | None:
+        """Have the prompt computed elsewhere; None when the decode engine has to do it. Never fails the request."""
+        engine = place.prefill
+        self._metrics.placements.labels(place.placement.reason.value).inc()
+        if engine is None:
+            if place.placement.reason is not Prefill.NOT_DISAGGREGATED:
+                self._metrics.remote_prefill.labels("skipped").inc()
+            return None
+        try:
+            params = await self._ask_prefill(incoming, engine, place.placement.prefill_seconds)
+        except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+            if isinstance(error, UpstreamError):
+                self._unwell(engine, error)
+            log.info("prefill on %s failed, %s computes the prompt: %s", engine.name, place.decode.name, error)
+            params = None
+        finally:
+            place.prefill_done()
+        self._metrics.remote_prefill.labels("failed" if params is None else "ok").inc()
+        return params
+
+    async def _ask_prefill(self, incoming: Incoming, engine: Engine, expected_seconds: float) -> msgspec.Raw | None:
+        payload = incoming.payload(engine, incoming.call.prefill_body())
+        patience = max(LEAST_PREFILL_SECONDS, PREFILL_PATIENCE * expected_seconds)
+        async with asyncio.timeout(patience) as deadline:
+            engine.prefill_deadlines.add(deadline)
+            try:
+                exchange = await self._pool.open(engine.address, payload)
+                try:
+                    body = await exchange.read(MAX_PREFILL_ANSWER_BYTES)
+                finally:
+                    exchange.close()
+            finally:
+                engine.prefill_deadlines.discard(deadline)
+        if exchange.status != 200:
+            log.info("prefill on %s answered %d: %s", engine.name, exchange.status, _excerpt(body))
+            return None
+        engine.health.request_succeeded()
+        params = _PREFILLED.decode(body).kv_transfer_params
+        return params if bytes(params).startswith(b"{") else None
+
+    # --- bookkeeping
+
+    def _unwell(self, engine: Engine, error: Exception) -> None:
+        if engine.health.failed(refused=isinstance(error, UpstreamUnreachable)):
+            log.warning("engine %s gets no more work: %s", engine.name, error)
+            self._fleet.health_changed(engine)
+
+    def _observe(self, relay: StreamRelay, arrived: float) -> None:
+        if relay.first_at is not None:
+            self._metrics.ttft.observe(relay.first_at - arrived)
+            latency = relay.mean_gap()
+            if latency is not None:
+                self._metrics.itl.observe(latency)
+
+
+class BrokenStream(Exception):
+    """The stream ended with an error event."""
+
+
+def _passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in end_to_end(headers) if pair[0] not in (b"x-request-id", b"date", b"server")]
+
+
+def _looks_like_json(body: bytes) -> bool:
+    """The outermost brackets only: cheap, and enough to tell an engine's answer from a stray page."""
+    stripped = body.strip()
+    return (stripped[:1], stripped[-1:]) in ((b"{", b"}"), (b"[", b"]"))
+
+
+def _excerpt(body: bytes) -> str:
+    return body[:200].decode("utf-8", "replace")

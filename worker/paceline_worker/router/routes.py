@@ -1,0 +1,136 @@
+"""What the router serves: one handler that finds the route, parses, runs the flow, and counts the outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Final
+
+import msgspec
+
+from paceline.api import wire
+from paceline.clock import Clock
+from paceline_worker.http.headers import JSON, end_to_end, render
+from paceline_worker.http.message import Request, Response
+from paceline_worker.router.errors import ApiError, method_not_allowed
+from paceline_worker.router.fleet import Fleet
+from paceline_worker.router.flow import BrokenStream, Flow, Incoming
+from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.parse import Kind, Rules, parse
+
+log = logging.getLogger(__name__)
+
+CALLS: Final = {
+    "/v1/completions": Kind.COMPLETION,
+    "/v1/chat/completions": Kind.CHAT,
+    "/v1/embeddings": Kind.OTHER,
+    "/tokenize": Kind.OTHER,
+    "/detokenize": Kind.OTHER,
+}
+REQUEST_ID: Final = b"x-request-id"
+MAX_REQUEST_ID_BYTES: Final = 256
+SHOWN_PATH: Final = 200
+"""Characters of an unknown path that its error repeats."""
+
+
+class Routes:
+    """The handler of the API server."""
+
+    def __init__(self, config: wire.RouterConfig, fleet: Fleet, flow: Flow, metrics: Metrics, clock: Clock) -> None:
+        self._rules = Rules(frozenset((*config.served_names, *config.lora_names)), config.max_model_len)
+        self._models = _model_list(config)
+        self._fleet = fleet
+        self._flow = flow
+        self._metrics = metrics
+        self._clock = clock
+        self.running = 0
+        """Generation requests in the router, queued ones among them."""
+
+    async def handle(self, request: Request, response: Response) -> None:
+        """Answer one request."""
+        request_id = (REQUEST_ID, _request_id(request))
+        kind = CALLS.get(request.path)
+        try:
+            if kind is None:
+                self._answer_itself(request, response, request_id)
+            else:
+                await self._call(kind, request, response, request_id)
+        except ApiError as error:
+            error.send(response, request_id)
+
+    async def _call(self, kind: Kind, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:
+        arrived = self._clock.monotonic()
+        outcome = "internal_error"
+        self.running += 1
+        try:
+            _check_method(request, "POST")
+            await self._flow.run(self._incoming(kind, request, request_id, arrived), response)
+            outcome = "ok" if response.status < 400 else "client_error"
+        except ApiError as error:
+            outcome = _outcome(error)
+            if error.reason:
+                self._metrics.rejections.labels(error.reason).inc()
+            raise
+        except BrokenStream as broken:
+            outcome = "broken"
+            log.warning("request %s broke off: %s", request_id[1].decode("latin-1"), broken)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.running -= 1
+            self._metrics.requests.labels(outcome, request.path).inc()
+            self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
+
+    def _incoming(self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float) -> Incoming:
+        call = parse(kind, request.body, self._rules)
+        if kind is not Kind.OTHER:
+            self._metrics.uncached_tokens.observe(call.view.prompt_tokens)
+        headers = [pair for pair in end_to_end(request.headers) if pair[0] not in (REQUEST_ID, b"content-type")]
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        return Incoming(
+            call=call,
+            target=target.encode("latin-1"),
+            headers=render([*headers, JSON, request_id]),
+            request_id=request_id,
+            arrived=arrived,
+        )
+
+    def _answer_itself(self, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:
+        if request.path == "/v1/models":
+            _check_method(request, "GET", "HEAD")
+            response.send(200, self._models, (JSON, request_id))
+        elif request.path == "/health":
+            _check_method(request, "GET", "HEAD")
+            if not any(engine.usable for engine in self._fleet):
+                raise ApiError(503, "No engine is usable.")
+            response.send(200, b"", (request_id,))
+        else:
+            raise ApiError(404, f"{request.path[:SHOWN_PATH]} is not served here.")
+
+
+def _check_method(request: Request, *allowed: str) -> None:
+    if request.method not in allowed:
+        raise method_not_allowed(request.method, request.path, ", ".join(allowed))
+
+
+def _request_id(request: Request) -> bytes:
+    given = request.header(REQUEST_ID)
+    return given if given and len(given) <= MAX_REQUEST_ID_BYTES else uuid.uuid4().hex.encode()
+
+
+def _outcome(error: ApiError) -> str:
+    if error.reason:
+        return "rejected"
+    return "client_error" if error.status < 500 else "upstream_error"
+
+
+def _model_list(config: wire.RouterConfig) -> bytes:
+    """OpenAI's list of models; adapters name the model that they sit on."""
+    base = config.served_names[0]
+    common = {"object": "model", "created": 0, "owned_by": "paceline"}
+    length = {} if config.max_model_len is None else {"max_model_len": config.max_model_len}
+    models = [{"id": name, **common, "root": base, "parent": None, **length} for name in config.served_names]
+    models += [{"id": name, **common, "root": name, "parent": base} for name in config.lora_names]
+    return msgspec.json.encode({"object": "list", "data": models})

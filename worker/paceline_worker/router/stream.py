@@ -1,0 +1,67 @@
+"""One stream on its way to the client: passed on as it comes, with nothing looked at but where events begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from paceline.clock import Clock
+from paceline_worker.http.client import Exchange
+from paceline_worker.http.errors import UpstreamClosed, UpstreamGarbage
+from paceline_worker.http.headers import Headers
+from paceline_worker.http.message import Response
+
+_BEGINNINGS: Final = b"deir:"
+"""First letters of ``data``, ``event``, ``id``, ``retry`` and of a comment. A page of HTML or JSON has none of them."""
+_EVENT: Final = b"data: "
+_NOT_TOKENS: Final = 2
+"""Events that carry no token: the closing ``[DONE]``, and a chat's opening role or a completion's closing reason."""
+
+
+class StreamRelay:
+    """Takes pieces of an engine's stream. The client's answer begins with the first, so that failures before it are
+    invisible.
+    """
+
+    __slots__ = ("_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "first_at")
+
+    def __init__(
+        self, exchange: Exchange, response: Response, headers: Headers, clock: Clock, on_first: Callable[[], None]
+    ) -> None:
+        self._exchange = exchange
+        self._response = response
+        self._headers = headers
+        self._clock = clock
+        self._on_first = on_first
+        self._events = 0
+        self._last_at = 0.0
+        self.first_at: float | None = None
+        """When the first piece came, by the clock; None while there was none."""
+
+    async def run(self) -> None:
+        """Pass on the whole stream. Raises an UpstreamError; the client has seen nothing while ``first_at`` is None."""
+        self._response.on_backpressure(self._exchange.pause, self._exchange.resume)
+        await self._exchange.relay(self._take)
+        if self.first_at is None:
+            raise UpstreamClosed("its stream is empty")
+        self._response.end()
+
+    def _take(self, piece: bytes) -> None:
+        now = self._clock.monotonic()
+        if self.first_at is None:
+            if piece[0] not in _BEGINNINGS:
+                self._exchange.reject(UpstreamGarbage("its stream is not one of events"))
+                return
+            self.first_at = now
+            self._on_first()
+            self._response.start(200, self._headers)
+        self._response.write(piece)
+        self._events += piece.count(_EVENT)
+        self._last_at = now
+
+    def mean_gap(self) -> float | None:
+        """Seconds between tokens, taking each event for one; None when there were fewer than two."""
+        gaps = self._events - _NOT_TOKENS - 1
+        if self.first_at is None or gaps < 1:
+            return None
+        return (self._last_at - self.first_at) / gaps
