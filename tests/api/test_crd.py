@@ -88,6 +88,9 @@ class TestEveryFieldOfTheSchema:
 
         assert [path for path, node in own_nodes() if not bounded(node)] == []
 
+    def test_has_bounds_that_a_float_holds_exactly_for_the_api_server_compares_them_as_floats(self) -> None:
+        assert [path for path, node in own_nodes() if node.get("maximum", 0) >= 2**53] == []
+
     def test_is_a_list_only_with_a_list_type(self) -> None:
         lists = [(path, node) for path, node in own_nodes() if node["type"] == "array"]
         assert [path for path, node in lists if node.get("x-kubernetes-list-type") not in {"map", "atomic"}] == []

@@ -15,7 +15,8 @@ from pydantic import Field
 from paceline.api.v1alpha1.base import Model, Text, named_list, plain_list
 
 EngineCount = Annotated[int, Field(ge=0, le=100_000)]
-Generation = Annotated[int, Field(ge=0, le=9_223_372_036_854_775_807)]
+# The API server compares bounds as floats: above 2⁵³ − 1 it refuses every value.
+Generation = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 
 HISTORY_LENGTH = 10
 """Most scaling decisions that the status keeps."""
