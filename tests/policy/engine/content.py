@@ -22,9 +22,6 @@ class Tokens:
             chain.append(hash((chain[-1], *self.all[block * BLOCK : (block + 1) * BLOCK])))
         return chain[1:]
 
-    def tokens(self, start: int, end: int) -> list[int]:
-        return self.all[start:end]
-
     def append(self) -> None:
         self.all.append(hash(tuple(self.all)) % 97)
 

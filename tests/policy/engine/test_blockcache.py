@@ -12,7 +12,7 @@ from paceline.policy.engine.blockcache import BlockCache, Cleared, Event, Remove
 def fill(cache: BlockCache, hashes: list[int]) -> list[int]:
     matched = cache.match(hashes, len(hashes))
     blocks = cache.take(hashes, matched) + cache.allocate(len(hashes) - matched)
-    cache.seal(blocks, hashes, None, ())
+    cache.seal(blocks, hashes)
     return blocks
 
 
@@ -103,21 +103,24 @@ def test_an_evicted_block_moves_to_the_host_tier_and_the_oldest_leaves_it() -> N
 def test_content_that_two_computed_at_once_is_named_once() -> None:
     cache = BlockCache(4, record_events=True)
     first, second = cache.allocate(1), cache.allocate(1)
-    cache.seal(first, [7], None, (1, 2))
-    cache.seal(second, [7], None, (1, 2))
-    assert cache.drain_events() == [Stored((7,), None, (1, 2), Tier.GPU)]
+    cache.seal(first, [7])
+    cache.seal(second, [7])
+    assert cache.drain_events() == [Stored((7,), Tier.GPU)]
     cache.release(second)
     cache.release(first)
     assert cache.free_blocks == 4
     assert cache.cached_blocks == 1
 
 
-def test_an_event_names_parent_and_tokens_of_what_is_new_only() -> None:
-    cache = BlockCache(8, record_events=True)
-    cache.seal(cache.allocate(1), [2], 1, (3, 4))
+def test_an_event_says_where_the_blocks_belong_and_only_of_new_ones() -> None:
+    cache, content = BlockCache(8, record_events=True), object()
+    cache.seal(cache.allocate(1), [2], parent=1)
     cache.drain_events()
-    cache.seal(cache.allocate(3), [1, 2, 3], 0, (1, 2, 3, 4, 5, 6))
-    assert cache.drain_events() == [Stored((1,), 0, (1, 2), Tier.GPU), Stored((3,), 2, (5, 6), Tier.GPU)]
+    cache.seal(cache.allocate(3), [1, 2, 3], parent=0, content=content, first=5)
+    assert cache.drain_events() == [
+        Stored((1,), Tier.GPU, parent=0, content=content, first=5),
+        Stored((3,), Tier.GPU, parent=2, content=content, first=7),
+    ]
 
 
 def test_a_cache_in_use_is_not_cleared() -> None:

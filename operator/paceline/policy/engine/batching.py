@@ -348,8 +348,9 @@ class EngineModel:
         self.cache.seal(
             sequence.blocks[first:full],
             hashes[first:full],
-            hashes[first - 1] if first else None,
-            sequence.content.tokens(first * self.block_size, full * self.block_size),
+            parent=hashes[first - 1] if first else None,
+            content=sequence.content,
+            first=first,
         )
         sequence.sealed = full
 

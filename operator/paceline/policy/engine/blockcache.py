@@ -22,12 +22,16 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Blocks became reusable in a tier. ``tokens`` is empty for the host tier, whose blocks were announced before."""
+    """Blocks became reusable in a tier."""
 
     hashes: tuple[int, ...]
-    parent: int | None
-    tokens: Sequence[int]
     tier: Tier
+    parent: int | None = None
+    """Hash of the block before the first; None at the start of a prefix and in the host tier."""
+    content: object = None
+    """Whose blocks they are, as given to :meth:`BlockCache.seal`; None in the host tier."""
+    first: int = 0
+    """Place of the first block in its prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,29 +136,34 @@ class BlockCache:
             self._references[block] = 1
         return allocated
 
-    def seal(self, blocks: Sequence[int], hashes: Sequence[int], parent: int | None, tokens: Sequence[int]) -> None:
+    def seal(
+        self,
+        blocks: Sequence[int],
+        hashes: Sequence[int],
+        *,
+        parent: int | None = None,
+        content: object = None,
+        first: int = 0,
+    ) -> None:
         """Held blocks are full: their content can be matched from now on.
 
-        ``hashes`` are theirs in the order of the prefix, ``parent`` the hash before the first, ``tokens`` what they
-        hold (for the event; may be empty when none is recorded). A block whose content another holds stays unnamed.
+        ``hashes`` are theirs in the order of the prefix. The rest is for the event: the hash before them, whose blocks
+        they are and at which place in the prefix they start. A block whose content another one holds stays unnamed.
         """
         new = []
-        for block, content in zip(blocks, hashes, strict=True):
-            if content not in self._by_hash and self._hash_of[block] is None:
-                self._by_hash[content] = block
-                self._hash_of[block] = content
-                new.append(content)
+        for index, (block, name) in enumerate(zip(blocks, hashes, strict=True)):
+            if name not in self._by_hash and self._hash_of[block] is None:
+                self._by_hash[name] = block
+                self._hash_of[block] = name
+                new.append(index)
         if not new or not self._record:
             return
         if len(new) == len(hashes):
-            self._events.append(Stored(tuple(new), parent, tokens, Tier.GPU))
+            self._events.append(Stored(tuple(hashes), Tier.GPU, parent, content, first))
             return
-        size = len(tokens) // len(hashes)
-        fresh = set(new)
-        for index, content in enumerate(hashes):
-            if content in fresh:
-                before = hashes[index - 1] if index else parent
-                self._events.append(Stored((content,), before, tokens[index * size : (index + 1) * size], Tier.GPU))
+        for index in new:
+            before = hashes[index - 1] if index else parent
+            self._events.append(Stored((hashes[index],), Tier.GPU, before, content, first + index))
 
     def release(self, blocks: Sequence[int]) -> None:
         """Give held blocks back. Of one call the last are evicted first: a prefix is worth more than its tail."""
@@ -218,6 +227,6 @@ class BlockCache:
         if not self._record:
             return
         if arrived:
-            self._events.append(Stored(tuple(arrived), None, (), Tier.HOST))
+            self._events.append(Stored(tuple(arrived), Tier.HOST))
         if dropped:
             self._events.append(Removed(tuple(dropped), Tier.HOST))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Tokens
+import collections.abc
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 
 class Content(Protocol):
-    """What a sequence holds. The emulator knows real tokens, the simulator only hashes."""
+    """What a sequence holds. The emulator knows its tokens, the simulator only hashes; the model needs no more."""
 
-    def hashes(self, count: int) -> Tokens[int]:
+    def hashes(self, count: int) -> collections.abc.Sequence[int]:
         """Chained hashes of at least the first ``count`` full blocks; their tokens are known when this is asked."""
-        ...
-
-    def tokens(self, start: int, end: int) -> Tokens[int]:
-        """The tokens ``start..end``, or nothing if they aren't known."""
         ...
 
 
