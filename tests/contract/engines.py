@@ -166,7 +166,7 @@ async def replay(engine: Engine, start: int) -> list[Batch]:
     try:
         dealer.connect(engine.kv_replay)
         await dealer.send_multipart([b"", start.to_bytes(8, "big")])
-        batches = []
+        batches: list[Batch] = []
         async with asyncio.timeout(20):
             while True:
                 frames = await dealer.recv_multipart()
