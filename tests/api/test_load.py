@@ -136,6 +136,7 @@ class TestDocuments:
             ("a: !!python/object:os.system {}", "is not supported"),
             ("1: x", "line 1, column 1: the key 1 is not a string; put it in quotes"),
             ("a: {b: c", "line 1, column 9: "),
+            ("a: \ud800", "(document): can't be read as YAML"),
             ("a: \x00", "(document): can't be read as YAML"),
             (b"\xff\xfe\x00", "(document): can't be read as YAML"),
             ("a: " + "[" * (MAX_DEPTH + 1), f"nested deeper than {MAX_DEPTH} levels"),

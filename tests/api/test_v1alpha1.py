@@ -90,8 +90,14 @@ def test_arguments_that_fields_stand_for_are_refused_in_both_forms(argument: str
         from_manifest(changed("spec.engine.extraArgs", ["--enforce-eager", form.format(argument)]), "test")
 
 
+@pytest.mark.parametrize("argument", ["--tensor_parallel_size=2", "-tp", "-dp=2"])
+def test_other_spellings_that_vllm_takes_are_refused_too(argument: str) -> None:
+    with pytest.raises(SpecError, match=r"spec\.engine\.extraArgs"):
+        from_manifest(changed("spec.engine.extraArgs", [argument]), "test")
+
+
 def test_an_argument_that_only_begins_like_a_refused_one_passes() -> None:
-    arguments = ["--model-impl", "vllm", "--port-range=1-2", "--dtype", "model", "--block-sizes"]
+    arguments = ["--model-impl", "vllm", "--port-range=1-2", "--dtype", "model", "--block-sizes", "tp", "-tpx"]
     assert from_manifest(changed("spec.engine.extraArgs", arguments), "test").spec.engine.extra_args == tuple(arguments)
 
 

@@ -237,7 +237,7 @@ def decode(kind: type[T], document: bytes | str, *, source: str) -> T:
     """Read one wire document. ``source`` names it in the ConfigError that bad input raises."""
     try:
         return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise ConfigError(f"{source} is not a valid {kind.__name__}: {error}") from None
 
 

@@ -42,6 +42,7 @@ MANAGED_ARGUMENTS: Final = (
     "host",
     "port",
     "model",
+    "revision",
     "served-model-name",
     "max-model-len",
     "lora-modules",
@@ -53,8 +54,15 @@ MANAGED_ARGUMENTS: Final = (
     "block-size",
     "kv-transfer-config",
     "kv-events-config",
+    "nnodes",
+    "node-rank",
+    "master-addr",
+    "headless",
 )
-"""Arguments of vLLM, without dashes, that fields of the spec stand for."""
+"""Arguments of vLLM, without dashes, that follow from fields of the spec or from the pod's place in its group."""
+
+MANAGED_SHORT_ARGUMENTS: Final = ("tp", "pp", "dp")
+"""The short forms that vLLM has for some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +96,11 @@ class UpdateRule(Generic[M]):
 
 
 def _managed(argument: str) -> bool:
-    name = argument.removeprefix("--").partition("=")[0]
-    return argument.startswith("--") and name in MANAGED_ARGUMENTS
+    # vLLM takes underscores for dashes.
+    name = argument.partition("=")[0].replace("_", "-")
+    if name.startswith("--"):
+        return name[2:] in MANAGED_ARGUMENTS
+    return name.startswith("-") and name[1:] in MANAGED_SHORT_ARGUMENTS
 
 
 def _source(name: str, kind: SourceType, value: Callable[[Source], object]) -> Rule[Source]:
@@ -200,7 +211,10 @@ RULES: Final[tuple[Rule[Any], ...]] = (
     ),
     Rule(
         EngineSpec,
-        cel=f"!has(self.extraArgs) || !self.extraArgs.exists(a, a.matches('^--({'|'.join(MANAGED_ARGUMENTS)})(=|$)'))",
+        cel=(
+            "!has(self.extraArgs) || !self.extraArgs.exists(a, a.replace('_', '-')"
+            f".matches('^(--({'|'.join(MANAGED_ARGUMENTS)})|-({'|'.join(MANAGED_SHORT_ARGUMENTS)}))(=|$)'))"
+        ),
         message=f"these arguments follow from other fields: --{', --'.join(MANAGED_ARGUMENTS)}",
         holds=lambda engine: not any(map(_managed, engine.extra_args)),
         field="extraArgs",
