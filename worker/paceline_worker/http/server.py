@@ -136,14 +136,14 @@ class Server:
         for connection in tuple(self._connections):
             connection.close_if_idle()
         try:
-            async with asyncio.timeout(grace_seconds):
-                await self._emptied.wait()
+            async with asyncio.timeout(grace_seconds if grace_seconds > 0 else None):
+                if grace_seconds > 0:
+                    await self._emptied.wait()
         except TimeoutError:
-            left = tuple(self._connections)
-            log.warning("dropping %d connections that did not finish within %g s", len(left), grace_seconds)
-            for connection in left:
-                connection.abort()
-            await self._emptied.wait()
+            log.warning("%d requests did not finish within %g s and are dropped", len(self._tasks), grace_seconds)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self._emptied.wait()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -74,9 +74,9 @@ class Exchange:
         One call a read from the socket, however the upstream framed it.
         """
         self._sink = sink
+        self._connection.resume()
         if self._pieces:
             self.deliver()
-        self._connection.resume()
         while not self.complete and self._failure is None:
             await self._wait()
         if self._failure is not None:
