@@ -151,6 +151,12 @@ class TestDocuments:
         manifest = changed("spec.engine.podTemplate.spec", {"weight": float("nan")})
         assert problems(manifest)[0].startswith("(document): can't be expressed as JSON")
 
+    def test_text_that_json_lacks_is_refused(self) -> None:
+        text = json.dumps(minimal_manifest()).replace("Qwen/", "\\ud800")
+        assert text_problems(text).endswith(
+            "(document): holds text that JSON can't carry, such as half of a surrogate pair"
+        )
+
     def test_a_date_in_a_pod_template_stays_a_string(self) -> None:
         text = yaml.safe_dump(changed("spec.engine.podTemplate.metadata", {"annotations": {"at": "DATE"}}))
         md = load(text.replace("DATE", "2026-01-01"), "x")

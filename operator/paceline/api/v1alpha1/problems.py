@@ -39,6 +39,7 @@ _KINDS: Final = {
     "enum": "must be one of {expected}",
     "literal_error": "must be {expected}",
     "extra_forbidden": "is not a known field",
+    "json_invalid": "holds text that JSON can't carry, such as half of a surrogate pair",
 }
 """Pydantic's error types, in the words of this project."""
 
@@ -52,7 +53,7 @@ def _problem(details: ErrorDetails, root: type[BaseModel]) -> FieldProblem:
     location, kind = details["loc"], details["type"]
     pattern = _KINDS.get(kind)
     message = pattern.format(**details.get("ctx", {})) if pattern else details["msg"]
-    found = None if kind == "missing" else _shown(details["input"])
+    found = None if kind in {"missing", "json_invalid"} else _shown(details["input"])
     if kind == "extra_forbidden":
         found = None
         message += _suggestion(str(location[-1]), _fields_at(root, location[:-1]))
