@@ -1,0 +1,180 @@
+"""The embedded cluster: planned pods kept running, and their roles published in the fleet file.
+
+``paceline up`` and the tests drive it. It is level-triggered: whatever changes, one pass looks at all pods, assigns
+roles with the function that serves a real cluster too, and publishes the fleet if that differs from what the router
+has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from paceline.api import wire
+from paceline.clock import Clock
+from paceline.errors import EngineError
+from paceline.local.fleet import FleetFile
+from paceline.local.guard import Guard
+from paceline.local.kubelet import PodPhase, PodRunner, PodStatus, Probe, RestartPolicy
+from paceline.local.logs import PodLog
+from paceline.local.plan import LocalPlan, PodPlan
+from paceline.local.pods import LOOPBACK
+from paceline.policy.roles import EngineRole, assign_roles
+
+RECONCILE_SECONDS: Final = 1.0
+"""Longest time between two passes when nothing seems to change."""
+STOP_SECONDS: Final = 10.0
+"""How long pods may take to go at the end, whatever their drain time: whoever stops ``up`` waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """An engine as the table and the report show it."""
+
+    status: PodStatus
+    pool: str
+    role: wire.Role | None
+
+
+class _Engine:
+    """An engine's plan, its runner, and its role label."""
+
+    __slots__ = ("plan", "role", "runner")
+
+    def __init__(self, plan: PodPlan, runner: PodRunner) -> None:
+        self.plan = plan
+        self.runner = runner
+        self.role = plan.fixed_role
+
+
+class LocalCluster:
+    """Runs a plan: :meth:`start`, :meth:`wait_ready`, then :meth:`stop`; :meth:`kill` cuts a stop short."""
+
+    def __init__(self, plan: LocalPlan, *, log_dir: Path, probe: Probe, guard: Guard, clock: Clock) -> None:
+        self.plan = plan
+        self.loads: Mapping[str, float] = {}
+        """Running sequences by engine, as scraped last. The engine with the fewest changes role first."""
+        self._fleet = FleetFile(plan.fleet_path)
+        self._guard = guard
+        self._changed = asyncio.Event()
+
+        def runner(pod: PodPlan) -> PodRunner:
+            return PodRunner(
+                pod.name,
+                launch=pod.launch,
+                probe=probe,
+                policy=RestartPolicy(pod.start_deadline_seconds),
+                log=PodLog(log_dir / f"{pod.name}.log"),
+                guard=guard,
+                clock=clock,
+                changed=self._changed.set,
+            )
+
+        self._engines = tuple(_Engine(pod, runner(pod)) for pod in plan.engines)
+        self._router = runner(plan.router)
+        self._runners = (*(engine.runner for engine in self._engines), self._router)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all pods. They are up when :meth:`wait_ready` returns."""
+        self.reconcile()
+        for runner in self._runners:
+            runner.start()
+        self._tasks = [
+            asyncio.create_task(self._reconcile_forever(), name="reconcile"),
+            asyncio.create_task(self._guard.keep(), name="keep the guardian"),
+        ]
+
+    async def wait_ready(self, progress: Callable[[], None], period_seconds: float = 0.1) -> None:
+        """Return when every pod is ready. ``progress`` is called after each look.
+
+        Raises EngineError with the last words of a pod that was given up.
+        """
+        while True:
+            self.check(starting=True)
+            progress()
+            if all(runner.status.phase is PodPhase.READY for runner in self._runners):
+                return
+            await asyncio.sleep(period_seconds)
+
+    def check(self, *, starting: bool = False) -> None:
+        """Raise if this cluster can't serve: what stopped its own tasks, or EngineError when the router or all engines
+        were given up. While ``starting`` one engine is enough.
+        """
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        failed = [runner for runner in self._runners if runner.status.phase is PodPhase.FAILED]
+        if failed and (starting or self._router in failed or len(failed) == len(self._engines)):
+            raise EngineError("\n".join(runner.failure for runner in failed))
+
+    async def stop(self) -> None:
+        """Stop the router first, so that it finishes what it has, then the engines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._router.stop(STOP_SECONDS)
+        await asyncio.gather(*(engine.runner.stop(STOP_SECONDS) for engine in self._engines))
+
+    def kill(self) -> None:
+        """Kill all pods at once; :meth:`stop` then returns soon."""
+        for runner in self._runners:
+            runner.kill()
+
+    @property
+    def url(self) -> str:
+        """Of the endpoint, without a path."""
+        return f"http://{LOOPBACK}:{self.plan.endpoint_port}"
+
+    @property
+    def router(self) -> PodStatus:
+        """The router's pod."""
+        return self._router.status
+
+    @property
+    def engines(self) -> tuple[EngineView, ...]:
+        """All engines, in the order of the plan."""
+        return tuple(EngineView(engine.runner.status, engine.plan.pool, engine.role) for engine in self._engines)
+
+    def reconcile(self) -> None:
+        """One pass: assign roles to what is ready, and publish the fleet. Raises LocalRuntimeError if it can't
+        write.
+        """
+        for pool, wanted in self.plan.wanted.items():
+            members = {engine.plan.name: engine for engine in self._engines if engine.plan.pool == pool}
+            ready = [
+                EngineRole(name, engine.role, self.loads.get(name, 0.0))
+                for name, engine in members.items()
+                if engine.runner.status.phase is PodPhase.READY
+            ]
+            for change in assign_roles(ready, wanted):
+                members[change.engine].role = change.after
+        self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), RECONCILE_SECONDS)
+            self._changed.clear()
+            self.reconcile()
+
+
+def _endpoint(engine: _Engine) -> wire.EngineEndpoint:
+    status = engine.runner.status
+    ports = status.ports
+    ready = status.phase is PodPhase.READY
+    return wire.EngineEndpoint(
+        name=status.name,
+        host=LOOPBACK,
+        port=ports.api,
+        role=engine.role or wire.Role.BOTH,
+        state=wire.EngineState.READY if ready else wire.EngineState.STARTING,
+        start_id=status.start_id,
+        revision=engine.plan.revision,
+        kv_events=f"tcp://{LOOPBACK}:{ports.kv_events}",
+        kv_replay=f"tcp://{LOOPBACK}:{ports.kv_replay}",
+    )
