@@ -69,6 +69,11 @@ async def hang(engine: FakeEngine, request: Request, response: Response) -> None
         engine.abandoned.set()
 
 
+async def cut(engine: FakeEngine, request: Request, response: Response) -> None:
+    """Closes the connection without a byte of an answer."""
+    response._wire.abort()  # type: ignore[attr-defined]  # no handler of ours may do this, a broken engine does
+
+
 async def stream_then_hang(engine: FakeEngine, request: Request, response: Response) -> None:
     response.start(200, (EVENT_STREAM,))
     response.write(event("begun "))
