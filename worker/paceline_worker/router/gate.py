@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from paceline.api import wire
-from paceline.policy.routing.admission import Verdict, decide, retry_after_seconds
+from paceline.policy.routing.admission import may_wait, retry_after_seconds
 from paceline.policy.routing.fleet import EngineModel
 from paceline.policy.routing.placement import Placement, RequestView, choose, has_room
 from paceline.policy.routing.placement import Settings as PlacementSettings
@@ -85,11 +85,11 @@ class Gate:
 
     async def place(self, view: RequestView) -> Place:
         """Engines for a request. Raises ApiError 429 when the queue is full, 503 when the wait was too long."""
-        if not self._line:
+        if not self._line:  # nobody overtakes those who wait
             placed = self._try(view)
             if placed is not None:
                 return placed
-        if decide(room=False, waiting=len(self._line), limits=self._limits) is Verdict.REFUSE:
+        if not may_wait(waiting=len(self._line), limits=self._limits):
             raise ApiError(
                 429,
                 f"All engines are busy and {len(self._line)} requests wait already, which is the limit.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import Final
 
 from paceline.api.wire import Admission
@@ -12,19 +11,9 @@ SLOWEST_RELEASE_PER_SECOND: Final = 0.1
 """Below this rate of finished requests the estimate of a wait says nothing any more."""
 
 
-class Verdict(StrEnum):
-    """What becomes of an arriving request."""
-
-    RUN = "run"
-    WAIT = "wait"
-    REFUSE = "refuse"
-
-
-def decide(*, room: bool, waiting: int, limits: Admission) -> Verdict:
-    """``room``: an engine could take it now. Nobody overtakes those who wait already."""
-    if room and waiting == 0:
-        return Verdict.RUN
-    return Verdict.WAIT if waiting < limits.max_queued_requests else Verdict.REFUSE
+def may_wait(*, waiting: int, limits: Admission) -> bool:
+    """Whether one more request may join those that wait already."""
+    return waiting < limits.max_queued_requests
 
 
 def retry_after_seconds(*, waiting: int, released_per_second: float, limits: Admission) -> int:
