@@ -1,0 +1,430 @@
+"""One simulated engine: continuous batching in closed form between events, so that a decode step costs nothing.
+
+Times are those of :class:`paceline.policy.scaling.perfmodel.EngineProfile`. While only decoding goes on, every sequence
+gets one token a step, so a sequence that joins at step s with o tokens to go ends at step s + o: the batch is three
+numbers (sequences, context, step) and a heap of ends, and the time of any number of steps is a quadratic. Steps with
+prompts in them are simulated one by one: there are a few to a prompt.
+
+It makes the same steps as :class:`paceline.policy.engine.batching.EngineModel`, which the emulator runs and which
+keeps every single block; a test compares the two. What it leaves out: memory is counted in tokens, not in blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import Final, Protocol
+
+from paceline.api.wire import Role
+from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.simulator.cache import PrefixCache
+from paceline.simulator.events import EventLoop
+from paceline.simulator.request import SimRequest
+
+_NEVER: Final = 1 << 62
+
+
+class EngineOwner(Protocol):
+    """What an engine asks of, and tells, the router."""
+
+    def next_prompt(self, engine: SimEngine) -> SimRequest | None:
+        """The prompt that the engine is to compute next. Its ``done`` and ``left`` are set."""
+        ...
+
+    def computed(self, engine: SimEngine, request: SimRequest) -> None:
+        """A prompt is computed. Unless it is ``local``, the engine holds its blocks until :meth:`SimEngine.release`."""
+        ...
+
+    def finished(self, engine: SimEngine, request: SimRequest, at: float) -> None:
+        """A request has its last token."""
+        ...
+
+    def emptied(self, engine: SimEngine) -> None:
+        """An engine that is leaving its role has nothing to do any more."""
+        ...
+
+
+class Phase(StrEnum):
+    """What an engine may be given."""
+
+    SERVING = "serving"
+    LEAVING = "leaving"
+    """Finishes what it has, gets nothing new."""
+    GONE = "gone"
+
+
+class SimEngine:
+    """One engine that is ready. Only events and its own methods change it."""
+
+    __slots__ = (
+        "_arriving", "_completing", "_door", "_epoch", "_finishing", "_in_step", "_joiners", "_loop", "_owner",
+        "_preempted", "_prompts", "_run_end", "_running", "_serial", "batch", "budget", "busy_until", "cache",
+        "capacity", "clock", "context", "fetching", "held", "incoming", "least_free", "max_seqs", "number", "phase",
+        "preemptions", "profile", "prompt_tokens", "role", "step",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, profile: EngineProfile, role: Role, cache: PrefixCache, owner: EngineOwner, loop: EventLoop
+    ) -> None:
+        self.number = number
+        self.profile = profile
+        self.role = role
+        self.phase = Phase.SERVING
+        self.cache = cache
+        self.capacity = profile.kv_capacity_tokens
+        self.max_seqs = profile.max_seqs
+        self.budget = profile.max_batched_tokens
+        self._owner = owner
+        self._loop = loop
+        self.clock = loop.now
+        """Time at which the batch was, or will be, as the fields below say: always the end of a step."""
+        self.step = 0
+        self.batch = 0
+        """Sequences that decode."""
+        self.context = 0
+        """Tokens that the next decode step attends to."""
+        self.prompt_tokens = 0
+        """Tokens left to compute of the prompts in the engine."""
+        self.held = 0
+        """Prompt tokens in memory that are being computed, or wait to be transferred."""
+        self.incoming = 0
+        """Prompt tokens that are being transferred here."""
+        self.busy_until = loop.now
+        """Estimate of when the prompts in the engine are done."""
+        self.fetching = 0
+        """Prompts whose cached blocks come from a lower tier at the moment."""
+        self.least_free = self.capacity
+        """Least memory that was free of sequences since the cache was last adjusted to it."""
+        self.preemptions = 0
+        self._running: dict[SimRequest, None] = {}
+        """In order of joining: the last is the first to be preempted."""
+        self._finishing: list[tuple[int, int, SimRequest]] = []
+        self._serial = 0
+        self._joiners: list[SimRequest] = []
+        """Get their first token at the end of the next step."""
+        self._arriving: list[SimRequest] = []
+        """Join at the end of the current step."""
+        self._preempted: deque[SimRequest] = deque()
+        self._prompts: deque[SimRequest] = deque()
+        self._completing: list[SimRequest] = []
+        """Prompts that the current step completes."""
+        self._door: SimRequest | None = None
+        """Prompt that waits for memory."""
+        self._in_step = False
+        """Whether the next event is the end of a step; else it is that of a run of decode steps, or there is none."""
+        self._run_end = 0
+        """Step at which the current run of decode steps ends."""
+        self._epoch = 0
+        """Events of earlier epochs are stale."""
+
+    # -- what the router does ---------------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Tokens of KV cache that are taken by sequences."""
+        return self.context + self.incoming + self.held
+
+    @property
+    def running(self) -> int:
+        """Sequences that decode, or are about to."""
+        return self.batch + len(self._arriving)
+
+    @property
+    def waiting(self) -> int:
+        """Prompts in the engine that are not computed yet, and sequences that were preempted."""
+        return len(self._prompts) + self.fetching + len(self._preempted) + (self._door is not None)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to do and nothing that another engine waits for."""
+        return not (self.running or self.waiting or self.incoming or self.held)
+
+    def expect(self, request: SimRequest) -> None:
+        """Reserve memory for a request whose blocks are on their way."""
+        self.incoming += request.prompt
+
+    def join(self, request: SimRequest) -> None:
+        """The blocks of an expected request are here: it decodes from the next step on."""
+        if self._in_step:
+            self._arriving.append(request)
+            return
+        self._settle(self._loop.now)
+        self._arrive(request)
+        self._plan_run()
+
+    def wake(self) -> None:
+        """There may be a prompt to compute, or memory to compute it in."""
+        if not self._in_step:
+            if self.batch:
+                self._settle(self._loop.now)
+                self._end_at(self.clock)
+            else:
+                self.clock = max(self.clock, self._loop.now)
+                self._advance()
+
+    def release(self, request: SimRequest) -> None:
+        """The blocks of a prompt have been transferred."""
+        self.held -= request.prompt
+        if self._door is not None:
+            self.wake()
+        elif self.phase is Phase.LEAVING and self.empty:
+            self._owner.emptied(self)
+
+    def leave(self) -> list[SimRequest]:
+        """Take nothing new. Returns what it has been given and not begun."""
+        self.phase = Phase.LEAVING
+        returned = [self._door] if self._door is not None else []
+        self._door = None
+        return returned
+
+    @property
+    def idle(self) -> bool:
+        """Whether a prompt would be computed from this moment on."""
+        return not (self._in_step or self.batch or self._prompts)
+
+    def cache_room(self) -> int:
+        """Tokens of the accelerator's memory that sequences have left to cached blocks since this was last asked."""
+        room = min(self.least_free, self.capacity - self.context - self.incoming)
+        self.least_free = self.capacity
+        return max(0, room)
+
+    def settle(self) -> None:
+        """Bring ``context`` and ``batch`` up to the present."""
+        if not self._in_step:
+            self._settle(self._loop.now)
+
+    # -- decoding in closed form ------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Do the decode steps that have begun by ``now``, but none past the end of the run."""
+        missing = now - self.clock
+        if missing <= 0:
+            return
+        if not self.batch:
+            self.clock = now
+            return
+        profile = self.profile
+        first = profile.step_seconds(self.batch, self.context)
+        half = profile.step_context * self.batch / 2
+        linear = first - half
+        steps = math.ceil(2 * missing / (linear + math.sqrt(linear * linear + 4 * half * missing)) - 1e-9)
+        self._do_steps(min(steps, self._run_end - self.step))
+
+    def _do_steps(self, steps: int) -> None:
+        if steps <= 0:
+            return
+        batch, context, profile = self.batch, self.context, self.profile
+        if self._joiners:
+            first = self.clock + profile.step_seconds(batch, context)
+            for request in self._joiners:
+                request.first_token = first
+            self._joiners.clear()
+        self.clock += profile.decode_run_seconds(steps, batch, context)
+        self.step += steps
+        self.context = context + batch * steps
+
+    def _arrive(self, request: SimRequest) -> None:
+        self.incoming -= request.prompt
+        self._enter(request, request.prompt, request.output)
+
+    def _enter(self, request: SimRequest, context: int, steps: int) -> None:
+        """Put a sequence into the batch: it attends to ``context`` tokens next and has ``steps`` tokens to go."""
+        self.batch += 1
+        self.context += context
+        self._serial += 1
+        request.finish_step = self.step + steps
+        heappush(self._finishing, (request.finish_step, self._serial, request))
+        self._running[request] = None
+        if request.first_token < 0:
+            self._joiners.append(request)
+
+    def _plan_run(self) -> None:
+        """Decode until a sequence ends or memory is full."""
+        free = self.capacity - self.used
+        while free < self.batch and self.batch > 1:
+            self._preempt()
+            free = self.capacity - self.used
+        if free < self.least_free:
+            self.least_free = free
+        steps = self._first_end() - self.step
+        if free < steps * self.batch:
+            steps = max(1, free // self.batch)
+        self._run_end = self.step + steps
+        self._epoch += 1
+        end = self.clock + self.profile.decode_run_seconds(steps, self.batch, self.context)
+        self._loop.at(end, self._end_run, self._epoch)
+
+    def _first_end(self) -> int:
+        finishing = self._finishing
+        while finishing:
+            step, _, request = finishing[0]
+            if request.finish_step == step:
+                return step
+            heappop(finishing)
+        return _NEVER
+
+    def _end_run(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        self._do_steps(self._run_end - self.step)
+        self._finish()
+        self._advance()
+
+    def _finish(self) -> None:
+        """Let go of the sequences that have their last token."""
+        finishing, step, running = self._finishing, self.step, self._running
+        while finishing and finishing[0][0] <= step:
+            end, _, request = heappop(finishing)
+            if end != request.finish_step or request not in running:
+                continue
+            del running[request]
+            self.batch -= 1
+            self.context -= request.prompt + request.output
+            self._owner.finished(self, request, self.clock)
+
+    def _preempt(self) -> None:
+        """Throw the newest sequence out of memory; it is computed again when there is room."""
+        request, _ = self._running.popitem()
+        self.batch -= 1
+        to_go = request.finish_step - self.step
+        size = request.prompt + request.output - to_go
+        self.context -= size
+        request.finish_step = -1
+        request.local = True
+        request.done = 0
+        request.left = size
+        if request.first_token < 0:
+            self._joiners.remove(request)
+        self._preempted.appendleft(request)
+        self.preemptions += 1
+
+    # -- steps with prompts -----------------------------------------------------------------------------------------
+
+    def _end_at(self, seconds: float) -> None:
+        """Let the current step end then; what arrives until then comes in together."""
+        self._in_step = True
+        self._epoch += 1
+        self._loop.at(seconds, self._end_step, self._epoch)
+
+    def _end_step(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        self._admit_arrivals()
+        self._in_step = False
+        self._advance()
+
+    def _admit_arrivals(self) -> None:
+        for request in self._arriving:
+            self._arrive(request)
+        self._arriving.clear()
+
+    def _advance(self) -> None:
+        """At the end of a step: do what is next."""
+        self._take_prompts()
+        if self._prompts:
+            self._begin_step()
+        elif self.batch:
+            self._plan_run()
+        else:
+            self._epoch += 1
+            if self.phase is Phase.LEAVING and self.empty:
+                self._owner.emptied(self)
+
+    def _take_prompts(self) -> None:
+        while self._preempted and (not self.batch or self.used + self._preempted[0].left + self.batch < self.capacity):
+            preempted = self._preempted.popleft()
+            self.held += preempted.left
+            self._add_prompt(preempted)
+        if self._preempted or self.role is Role.DECODE:
+            return
+        while self.prompt_tokens < self.budget and len(self._prompts) + self.running < self.max_seqs:
+            request = self._door or self._owner.next_prompt(self)
+            if request is None:
+                return
+            self._door = None
+            if self.used + request.prompt > self.capacity and self.used:
+                self._door = request
+                return
+            self.submit(request)
+
+    def submit(self, request: SimRequest) -> None:
+        """Compute a prompt, after bringing what is cached of it from a lower tier. Follow with :meth:`wake`."""
+        self.held += request.prompt
+        if request.load_seconds > 0:
+            self.fetching += 1
+            self._loop.at(self._present() + request.load_seconds, self._fetched, request)
+        else:
+            self._add_prompt(request)
+
+    def _fetched(self, request: SimRequest) -> None:
+        self.fetching -= 1
+        self._add_prompt(request)
+        self.wake()
+
+    def _add_prompt(self, request: SimRequest) -> None:
+        self._prompts.append(request)
+        self.prompt_tokens += request.left
+        work = self.profile.prefill_seconds(request.left, request.done)
+        self.busy_until = max(self.busy_until, self._present()) + work
+
+    def _present(self) -> float:
+        """When a step could begin at the earliest."""
+        return max(self.clock, self._loop.now)
+
+    def _begin_step(self) -> None:
+        """One step with as much of the prompts as fits into it."""
+        profile, prompts = self.profile, self._prompts
+        budget = self.budget - self.batch
+        work = 0.0
+        while prompts and budget > 0:
+            request = prompts[0]
+            chunk = min(request.left, budget)
+            work += profile.prefill_work(chunk, request.done)
+            request.done += chunk
+            request.left -= chunk
+            budget -= chunk
+            self.prompt_tokens -= chunk
+            if not request.left:
+                self._completing.append(prompts.popleft())
+        duration = profile.mixed_seconds(work, self.batch, self.context)
+        self._in_step = True
+        self._epoch += 1
+        self._loop.at(self.clock + duration, self._end_mixed, self._epoch)
+
+    def _end_mixed(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        self.clock = self._loop.now
+        if self.batch:
+            for request in self._joiners:
+                request.first_token = self.clock
+            self._joiners.clear()
+            self.step += 1
+            self.context += self.batch
+        completed, self._completing = self._completing, []
+        self._finish()
+        for request in completed:
+            self._complete(request)
+        self._admit_arrivals()
+        if not self._prompts:
+            self.busy_until = self.clock
+        self._in_step = False
+        self._advance()
+
+    def _complete(self, request: SimRequest) -> None:
+        """A prompt is computed: go on here, or let another engine fetch it."""
+        self._owner.computed(self, request)
+        if not request.local:
+            return
+        known = request.done
+        self.held -= known
+        # The step that ends a prompt, or its recomputation, makes a token.
+        to_go = request.prompt + request.output - known - 1
+        if request.first_token < 0:
+            request.first_token = self.clock
+        if to_go:
+            self._enter(request, known + 1, to_go)
+        else:
+            self._owner.finished(self, request, self.clock)

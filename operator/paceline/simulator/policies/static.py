@@ -1,0 +1,19 @@
+"""Fixed counts. ``static-best`` is this with the best counts there are, found by search."""
+
+from __future__ import annotations
+
+from paceline.simulator.cluster import Cluster, Targets
+from paceline.simulator.telemetry import Sample
+
+
+class StaticPolicy:
+    """Never changes anything."""
+
+    interval_seconds = None
+
+    def __init__(self, prefill: int, decode: int, *, name: str = "static") -> None:
+        self.name = name
+        self.initial = Targets(prefill, decode)
+
+    def decide(self, sample: Sample, cluster: Cluster) -> None:
+        """Nothing to decide."""

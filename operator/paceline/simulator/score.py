@@ -1,0 +1,71 @@
+"""What came of every request: the figures that reports and policies are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.simulator.request import Outcome, SimRequest
+from paceline.simulator.settings import Objective
+from paceline.simulator.workload import Workload
+
+
+def feasible(workload: Workload, profile: EngineProfile, objective: Objective) -> NDArray[np.bool_]:
+    """Which requests could meet the TTFT alone on idle engines with empty caches.
+
+    The others can't be saved by more engines, only by a cache that happens to hold their prefix, so no policy is
+    measured by them. Same formulas as :meth:`EngineProfile.prefill_seconds`, for all requests at once.
+    """
+    prompts, _ = workload.sizes()
+    prefill = profile.prefill_base + prompts * (profile.prefill_token + profile.prefill_attention * prompts / 2)
+    transfer = profile.transfer_setup + prompts * (profile.kv_bytes_per_token / profile.transfer_bandwidth)
+    first_step = profile.step_base + profile.step_sequence + profile.step_context * prompts
+    return np.asarray(prefill + transfer + first_step <= objective.ttft_seconds)
+
+
+class Score:
+    """Filled in by the router as requests come and go."""
+
+    def __init__(self, requests: int) -> None:
+        self.ttft = np.full(requests, np.nan)
+        """Seconds from arrival to the first token; NaN if there was none."""
+        self.itl = np.full(requests, np.nan)
+        """Mean seconds between tokens; 0 for a single token."""
+        self.outcome = np.zeros(requests, dtype=np.int8)
+        """An :class:`Outcome` each."""
+        self.arrivals = 0
+        self.prompt_tokens = 0
+        self.uncached_tokens = 0
+        self.completed = 0
+        self.rejected = 0
+        self.output_tokens = 0
+        self.computed_tokens = 0
+        """Prompt tokens of completed requests that were computed, not found in a cache."""
+        self.completed_prompt_tokens = 0
+
+    @property
+    def open(self) -> int:
+        """Requests that have arrived and not ended."""
+        return self.arrivals - self.completed - self.rejected
+
+    def arrived(self, request: SimRequest, uncached: int) -> None:
+        """See :class:`paceline.simulator.router.Observer`."""
+        self.arrivals += 1
+        self.prompt_tokens += request.prompt
+        self.uncached_tokens += uncached
+
+    def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
+        """See :class:`paceline.simulator.router.Observer`."""
+        number = request.number
+        self.outcome[number] = outcome
+        if outcome is Outcome.REJECTED:
+            self.rejected += 1
+            return
+        self.completed += 1
+        self.output_tokens += request.output
+        self.completed_prompt_tokens += request.prompt
+        self.computed_tokens += request.prompt - request.cached
+        first, output = request.first_token, request.output
+        self.ttft[number] = first - request.arrived
+        self.itl[number] = (at - first) / (output - 1) if output > 1 else 0.0

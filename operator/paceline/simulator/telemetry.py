@@ -1,0 +1,92 @@
+"""What policies can know: gauges and counters as Prometheus would show them, a scrape and a delay old."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from paceline.api.wire import Role
+from paceline.simulator.cluster import Cluster, PodState
+from paceline.simulator.router import SimRouter
+from paceline.simulator.score import Score
+from paceline.simulator.settings import ScrapeHabits
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSample:
+    """All engines of one role at a scrape. Those that serve both roles are in both."""
+
+    ready: int
+    starting: int
+    """Pods that will have this role and aren't ready; pods without a role count for neither."""
+    running: int
+    """Sequences that decode."""
+    waiting: int
+    """Requests that wait for these engines: in the router and in the engines."""
+    waiting_tokens: int
+    """Uncached prompt tokens of those in the router."""
+    kv_usage: float
+    """Mean over engines, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One scrape. Counters count from the start."""
+
+    at: float
+    prefill: RoleSample
+    decode: RoleSample
+    arrivals: int
+    prompt_tokens: int
+    uncached_tokens: int
+    """Prompt tokens that the engine they were placed on did not hold."""
+    completions: int
+    output_tokens: int
+    """Of completed requests."""
+
+
+def take_sample(
+    now: float, cluster: Cluster, router: SimRouter, score: Score, habits: ScrapeHabits, rng: random.Random
+) -> Sample:
+    """Scrape everything."""
+
+    def noisy(value: float) -> float:
+        return max(0.0, value * rng.gauss(1.0, habits.noise)) if habits.noise else value
+
+    return Sample(
+        at=now,
+        prefill=_role_sample(Role.PREFILL, cluster, router, router.unplaced, noisy),
+        decode=_role_sample(Role.DECODE, cluster, router, router.handoffs, noisy),
+        arrivals=score.arrivals,
+        prompt_tokens=score.prompt_tokens,
+        uncached_tokens=score.uncached_tokens,
+        completions=score.completed,
+        output_tokens=score.output_tokens,
+    )
+
+
+def _role_sample(
+    role: Role, cluster: Cluster, router: SimRouter, elsewhere: int, noisy: Callable[[float], float]
+) -> RoleSample:
+    """``elsewhere``: requests that wait for any engine of the role."""
+    engines = [
+        pod.engine
+        for pod in cluster.pods.values()
+        if pod.engine is not None and pod.state is PodState.READY and pod.role in (role, Role.BOTH)
+    ]
+    queues = [router.waiting_on(engine) for engine in engines]
+    for engine in engines:
+        engine.settle()
+    count = len(engines)
+    usage = math.fsum(engine.used / engine.capacity for engine in engines) / count if count else 0.0
+    waiting = elsewhere + sum(requests for requests, _ in queues) + sum(engine.waiting for engine in engines)
+    return RoleSample(
+        ready=count,
+        starting=sum(pod.state is PodState.STARTING and pod.role in (role, Role.BOTH) for pod in cluster.pods.values()),
+        running=round(noisy(sum(engine.running for engine in engines))),
+        waiting=round(noisy(waiting)),
+        waiting_tokens=round(noisy(sum(tokens for _, tokens in queues))),
+        kv_usage=min(1.0, noisy(usage)),
+    )
