@@ -45,8 +45,6 @@ class _Answer:
         self.heading = heading
         self.plan = plan
         self.generations: list[Generation] = []
-        self.transfer: dict[str, Any] | None = None
-        """``kv_transfer_params`` of the answer; set before the last token."""
         self.done = asyncio.Event()
         self._pending = len(plan.prompts) * plan.choices
 
@@ -193,8 +191,8 @@ class Whole(_Answer):
             if not self._pending:
                 self.done.set()
 
-    def body(self) -> bytes:
-        """The document."""
+    def body(self, transfer: dict[str, Any] | None) -> bytes:
+        """The document. ``transfer`` are its ``kv_transfer_params``."""
         heading, plan = self.heading, self.plan
         answer: dict[str, Any] = {
             **_head(heading, stream=False),
@@ -207,7 +205,7 @@ class Whole(_Answer):
             answer["prompt_logprobs"] = None
             answer["prompt_token_ids"] = self.generations[0].prompt if plan.token_ids else None
             answer["prompt_text"] = None
-        answer["kv_transfer_params"] = self.transfer
+        answer["kv_transfer_params"] = transfer
         answer["ec_transfer_params"] = None
         answer["metrics"] = None
         return _encode(answer)

@@ -21,6 +21,7 @@ from paceline_worker.emulator.generation import Generation
 from paceline_worker.emulator.options import Options
 from paceline_worker.emulator.protocol import Plan
 from paceline_worker.emulator.tokens import VOCABULARY, decode, encode, token_strings
+from paceline_worker.emulator.voice import fold
 from paceline_worker.http.message import Request, Response
 
 METRICS_HEADERS: Final = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
@@ -112,18 +113,20 @@ class Api:
             self._engine.submit(generation)
         try:
             await answer.done.wait()
-            if isinstance(answer, Whole):
-                answer.transfer = self._engine.hold(answer.generations[0], f"{heading.id}-0")
-                response.send(200, answer.body(), JSON_HEADERS)
-        finally:
-            # The server cancels this task when the client goes away.
-            if not answer.done.is_set():
-                for generation in answer.generations:
-                    self._engine.abort(generation)
+        except asyncio.CancelledError:
+            # The client is gone; what it would have fetched elsewhere is of no use either.
+            for generation in answer.generations:
+                self._engine.abort(generation)
+            raise
+        transfer = self._engine.hold(answer.generations[0], f"{heading.id}-0")
+        if isinstance(answer, Whole):
+            response.send(200, answer.body(transfer), JSON_HEADERS)
 
     def _generations(self, plan: Plan, answer: Answer) -> list[Generation]:
         options = self._options
         seed = options.seed if plan.seed is None else plan.seed
+        if plan.lora is not None:
+            seed = fold(plan.lora.encode(), seed)
         generations = []
         for number, prompt in enumerate(plan.prompts):
             room = options.max_model_len - len(prompt)
@@ -140,7 +143,7 @@ class Api:
                         block_size=options.block_size,
                         seed=seed + choice,
                         # Blocks are fetched and held once a request, as vLLM's router protocol has it.
-                        transfers=index == 0,
+                        transfers=index == 0 and options.side_channel is not None,
                     )
                 )
         return generations
@@ -255,7 +258,10 @@ class Api:
             "cache_dtype": "auto",
         }
         return self._engine.metrics.render(
-            gauges=gauges, waiting={"capacity": model.waiting, "deferred": model.deferred}, cache_config=cache
+            gauges=gauges,
+            waiting={"capacity": model.waiting, "deferred": model.deferred},
+            cache_config=cache,
+            own=self._engine.sizes(),
         )
 
     def _kv_event_sources(self) -> bytes:

@@ -78,8 +78,9 @@ class EmulatedEngine:
             return
         if sequence.remote and not generation.output:
             self._give_up_fetch(generation)
+        if sequence.state is not State.HELD:
+            self.metrics.finished["abort"] += 1
         self.model.abort(sequence)
-        self.metrics.finished["abort"] += 1
         self._wake.set()
 
     def reset_prefix_cache(self) -> bool:
@@ -88,14 +89,22 @@ class EmulatedEngine:
         self._publish()
         return done
 
+    def sizes(self) -> dict[str, float]:
+        """How large everything is that grows, by metric name."""
+        return {
+            "held_requests": self.model.held,
+            "cached_blocks": self.model.cache.cached_blocks,
+            "host_blocks": self.model.cache.host_blocks,
+            "replay_bytes": 0 if self._publisher is None else self._publisher.kept_bytes,
+        }
+
     def hold(self, generation: Generation, request: str) -> dict[str, Any] | None:
         """Keep the blocks of a finished prefill for another engine. Returns the ``kv_transfer_params`` to answer."""
         sequence = generation.sequence
         if sequence.state is not State.HELD:
             return None
         if self._source is None or self.options.side_channel is None:
-            self.model.release(sequence)
-            return None
+            raise AssertionError("a sequence is held although no other engine can fetch its blocks")
         blocks = list(sequence.blocks)
         self._source.hold(
             request, state=generation.prompt_state(), tokens=len(generation.prompt), free=self._releaser(sequence)
@@ -157,6 +166,7 @@ class EmulatedEngine:
         forced = REPEATED_TOKEN if self.faults.now.repetition else None
         same_gap, same_count = 0.0, 0
         metrics, faults = self.metrics, self.faults
+        said = 0
         for sequence in step.emitted:
             generation = sequence.content
             if not isinstance(generation, Generation):
@@ -175,13 +185,14 @@ class EmulatedEngine:
                 same_count += 1
             generation.last_token_at = now
             generation.say(forced)
+            said += 1
             if generation.finish_reason is not None:
                 self.model.finish(sequence)
                 self._note_finished(generation)
             faults.count_token()
         if same_count:
             metrics.inter_token.observe(same_gap, same_count)
-        metrics.generation_tokens += len(step.emitted)
+        metrics.generation_tokens += said
         metrics.preemptions += len(step.preempted)
         metrics.iteration_tokens.observe(step.prefill_tokens + len(step.emitted))
 

@@ -62,6 +62,11 @@ class Publisher:
         self._pub.close(linger=0)
         self._context.destroy(linger=0)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the replay buffer."""
+        return self._kept_bytes
+
     def publish(self, events: Sequence[Event], timestamp: float) -> None:
         """Send one batch. ``timestamp`` in seconds since the Unix epoch."""
         payload = _encode([timestamp, [self._wire(event) for event in events], DATA_PARALLEL_RANK])

@@ -94,8 +94,14 @@ class Metrics:
         """Nobody fetched the blocks of a request in time."""
         self.expired_transfers += 1
 
-    def render(self, *, gauges: dict[str, float], waiting: dict[str, int], cache_config: dict[str, str]) -> bytes:
-        """Prometheus' text format. ``gauges`` by name after ``vllm:``, ``waiting`` requests by reason."""
+    def render(
+        self, *, gauges: dict[str, float], waiting: dict[str, int], cache_config: dict[str, str], own: dict[str, float]
+    ) -> bytes:
+        """Prometheus' text format.
+
+        ``gauges`` by name after ``vllm:``, ``waiting`` requests by reason, ``own`` by name after
+        ``paceline_emulator_``.
+        """
         out: list[str] = []
         for name, value in gauges.items():
             self._one(out, name, "gauge", _GAUGES[name], value)
@@ -111,6 +117,9 @@ class Metrics:
             self._histogram(out, name, help_text, histogram)
         _head(out, "paceline_emulator_lag_seconds_total", "counter", "Seconds this process fell behind modelled time.")
         out.append(f"paceline_emulator_lag_seconds_total {self.lag_seconds!r}")
+        for name, value in own.items():
+            _head(out, f"paceline_emulator_{name}", "gauge", _OWN[name])
+            out.append(f"paceline_emulator_{name} {float(value)!r}")
         out.append("")
         return "\n".join(out).encode()
 
@@ -183,6 +192,12 @@ class Metrics:
         out.append(f"vllm:{name}_sum{{{self._labels}}} {histogram.total!r}")
 
 
+_OWN: Final = {
+    "held_requests": "Finished prompts that are kept for other engines.",
+    "cached_blocks": "KV blocks on the accelerator whose content can be reused.",
+    "host_blocks": "KV blocks in the host tier.",
+    "replay_bytes": "Cache events kept for replay.",
+}
 _GAUGES: Final = {
     "num_requests_running": "Requests in the batch.",
     "num_requests_waiting": "Requests that wait.",

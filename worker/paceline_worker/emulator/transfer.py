@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -42,7 +42,7 @@ class Location(msgspec.Struct):
     """Where blocks are, out of ``kv_transfer_params``."""
 
     remote_host: str
-    remote_port: int
+    remote_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
     remote_request_id: str
     remote_engine_id: str | None = None
 
@@ -142,7 +142,7 @@ async def fetch(location: Location, *, tokens: int, seconds: float) -> int:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(location.remote_host, location.remote_port, limit=MAX_LINE)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError) as error:
         raise TransferError(f"{location.remote_host}:{location.remote_port} can't be reached: {error}") from None
     try:
         writer.write(msgspec.json.encode({"pull": location.remote_request_id}) + b"\n")
@@ -171,5 +171,5 @@ async def discard(location: Location) -> None:
             writer.write(msgspec.json.encode({"done": location.remote_request_id}) + b"\n")
             await writer.drain()
             writer.close()
-    except (OSError, TimeoutError):
-        return
+    except (OSError, TimeoutError, ValueError) as error:
+        log.info("blocks at %s:%d are left to their lease: %s", location.remote_host, location.remote_port, error)
