@@ -12,7 +12,7 @@ from paceline.api import wire
 from paceline_worker.engine.kv_connectors import kv_transfer_config
 from paceline_worker.engine.launch import LaunchPlan
 from paceline_worker.engine.settings import Settings
-from paceline_worker.engine.vllm_args import kv_events_config
+from paceline_worker.engine.vllm_args import kv_events_config, lora_modules
 
 EMULATOR: Final = ("-m", "paceline_worker.emulator")
 
@@ -22,7 +22,8 @@ def emulator_plan(settings: Settings, *, python: str) -> LaunchPlan:
     config = settings.config
     argv = [python, *EMULATOR, "--host", settings.bind_host, "--port", str(config.ports.api)]
     argv += ["--model", config.model, "--served-model-name", *config.served_names]
-    argv += [adapter.name for adapter in config.lora_adapters]
+    if config.lora_adapters:
+        argv += ["--lora-modules", *lora_modules(config)]
     if config.max_model_len is not None:
         argv += ["--max-model-len", str(config.max_model_len)]
     if config.kv_cache.block_size is not None:

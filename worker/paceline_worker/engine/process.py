@@ -93,7 +93,10 @@ class ChildProcess:
         await asyncio.to_thread(self._reader.join, seconds)
 
     async def stop(self, grace_seconds: float) -> int:
-        """Ask it to end, kill it after ``grace_seconds``, and kill what it leaves behind. Exit status."""
+        """Ask it to end, kill it after ``grace_seconds``, and kill what it leaves behind. Exit status.
+
+        May be called again, and after a call that was cancelled.
+        """
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
@@ -157,7 +160,7 @@ def descendants(root: int) -> list[int]:
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """What a child runs before ``exec``: ask the kernel to kill it when ``parent`` dies. Async-signal-safe calls only."""
+    """What a child runs before ``exec``: have the kernel kill it when ``parent`` dies. System calls only."""
     if not LINUX:
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -1,4 +1,4 @@
-"""What the worker knows of its engine: one mutable record that the worker writes and the admin server and metrics read."""
+"""What the worker knows of its engine: a record that the worker writes and the admin server and metrics read."""
 
 from __future__ import annotations
 

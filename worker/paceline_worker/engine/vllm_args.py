@@ -60,6 +60,11 @@ def kv_events_config(config: wire.EngineConfig, pod: Pod) -> str:
     )
 
 
+def lora_modules(config: wire.EngineConfig) -> list[str]:
+    """Values of ``--lora-modules``, in the JSON form: a name or path may hold an equals sign."""
+    return [json.dumps({"name": adapter.name, "path": adapter.path}) for adapter in config.lora_adapters]
+
+
 def _model_args(config: wire.EngineConfig) -> list[str]:
     args = ["--served-model-name", *config.served_names]
     if config.source.revision is not None:
@@ -68,9 +73,7 @@ def _model_args(config: wire.EngineConfig) -> list[str]:
         args += ["--max-model-len", str(config.max_model_len)]
     if config.lora_adapters:
         args += ["--enable-lora", "--max-loras", str(min(len(config.lora_adapters), MAX_LORAS_PER_BATCH))]
-        # The JSON form: a name or path may hold an equals sign.
-        modules = [json.dumps({"name": a.name, "path": a.path}) for a in config.lora_adapters]
-        args += ["--lora-modules", *modules]
+        args += ["--lora-modules", *lora_modules(config)]
     # Requests carry a priority only where the router has a reason to reorder; equal priorities stay first come first
     # served.
     args += ["--scheduling-policy", "priority"]

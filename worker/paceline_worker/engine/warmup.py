@@ -34,7 +34,7 @@ async def become_ready(client: EngineClient, status: EngineStatus, clock: Clock,
             await _warm_up(client, clock, deadline)
     except TimeoutError:
         raise EngineError(
-            f"The engine is not ready after {deadline_seconds:.0f} s (startDeadlineSeconds); it is still {status.state}."
+            f"The engine is not ready after {deadline_seconds:.0f} s (startDeadlineSeconds): still {status.state}."
         ) from None
 
 

@@ -65,7 +65,7 @@ class EngineWorker:
         self._metrics = EngineMetrics(self.status, settings)
 
     async def run(self) -> None:
-        """Returns after a stop that was asked for. Raises PacelineError when the engine can't start, or ends by itself."""
+        """Returns after a stop that was asked for. Raises PacelineError when the engine can't start or ends alone."""
         config = self._settings.config
         client = EngineClient(f"http://{self._own_host()}:{config.ports.api}", config.served_names[0])
         admin = AdminServer(self.status, self._metrics, client)
@@ -90,7 +90,8 @@ class EngineWorker:
             await self._serve(child, client, started)
         finally:
             self.status.move(State.STOPPED, "the engine is stopped")
-            ending = await child.stop(0 if self.stop.now.is_set() else STOP_SECONDS)
+            await self._first(stopped=child.stop(STOP_SECONDS), now=self.stop.now.wait())
+            ending = await child.stop(0)
             log.info("%s is stopped (%s).", self._plan.program, describe_exit(ending))
 
     async def _serve(self, child: ChildProcess, client: EngineClient, started: float) -> None:
@@ -157,7 +158,8 @@ class EngineWorker:
             return
         # Unready first: what the child said is read to its end only then.
         self.status.move(State.FAILED, f"{self._plan.program} ended {when}")
-        ending = describe_exit(await child.wait())
+        # What it left behind may hold its output open.
+        ending = describe_exit(await child.stop(0))
         await child.drain_output(LAST_WORDS_SECONDS)
         raise EngineError(explain_exit(self._plan.program, ending, child.lines, when=when))
 

@@ -1,0 +1,217 @@
+"""The worker program from outside, over a fake vLLM: probes, crashes, drains, and no orphan in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+
+from paceline.api import wire
+from tests.worker.engine.support import Start, gone, is_running
+
+
+async def test_an_engine_is_ready_after_a_real_completion(start: Start):
+    program = await start()
+    await program.ready()
+    async with httpx.AsyncClient() as client:
+        state = (await client.get(f"{program.admin}/state")).json()
+        metrics = (await client.get(f"{program.admin}/metrics")).text
+        assert (await client.get(f"{program.admin}/healthz")).status_code == 200
+    vllm, _ = program.descendants()
+    assert state == {
+        "state": "ready",
+        "reason": "serving",
+        "startId": state["startId"],
+        "pid": vllm,
+        "inFlight": 0,
+    }
+    assert len(state["startId"]) == 32
+    assert "paceline_engine_ready 1.0" in metrics
+    assert 'paceline_engine_state{state="ready"} 1.0' in metrics
+    assert "paceline_engine_start_seconds" in metrics
+
+
+async def test_sigterm_waits_for_a_stream_in_flight_and_exits_0(start: Start):
+    program = await start()
+    await program.ready()
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
+    ):
+        lines = stream.aiter_lines()
+        assert await anext(lines) == "data: {}"
+        program.process.send_signal(signal.SIGTERM)
+        _, body = await program.until(lambda status, _: status == 503)
+        assert body["state"] == "draining"
+        async with httpx.AsyncClient() as other:
+            assert (await other.get(f"{program.admin}/state")).json()["inFlight"] == 1
+        assert program.process.returncode is None
+        await program.post("/release")
+        assert [line async for line in lines if line] == ["data: [DONE]"]
+    assert await program.process.wait() == 0
+    await gone(program.descendants())
+
+
+async def test_sigterm_waits_for_blocks_that_another_engine_still_fetches(start: Start):
+    program = await start()
+    await program.ready()
+    await program.post("/hold")
+    program.process.send_signal(signal.SIGTERM)
+    await program.until(lambda _, body: body.get("state") == "draining")
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{program.admin}/state")).json()["inFlight"] == 0
+    assert program.process.returncode is None
+    await program.post("/fetch")
+    assert await program.process.wait() == 0
+
+
+async def test_a_second_signal_stops_at_once(start: Start):
+    program = await start()
+    await program.ready()
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
+    ):
+        assert await anext(stream.aiter_lines()) == "data: {}"
+        program.process.send_signal(signal.SIGTERM)
+        await program.until(lambda _, body: body.get("state") == "draining")
+        program.process.send_signal(signal.SIGTERM)
+        assert await program.process.wait() == 0
+    await gone(program.descendants())
+
+
+async def test_sigterm_while_starting_ends_the_start(start: Start):
+    program = await start("sick")
+    await program.until(lambda _, body: body.get("state") == "starting" and program.pids_file.exists())
+    program.process.send_signal(signal.SIGTERM)
+    assert await program.process.wait() == 0
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(start: Start):
+    program = await start("stubborn", drain_seconds=0)
+    await program.ready()
+    pids = program.descendants()
+    program.process.send_signal(signal.SIGTERM)
+    await program.until(lambda status, _: status != 200)
+    program.process.send_signal(signal.SIGTERM)
+    assert await program.process.wait() == 0
+    await gone(pids)
+
+
+async def test_a_crashed_engine_is_unready_at_once_and_the_worker_fails(start: Start):
+    program = await start()
+    await program.ready()
+    pids = program.descendants()
+    await program.post("/die")
+    status, _ = await program.state()
+    assert status != 200
+    assert await program.process.wait() == 4
+    output = await program.output()
+    assert "error: vLLM ended with exit status 1 while it was serving: ValueError: the fake was told to die" in output
+    assert "Traceback" not in output
+    await gone(pids)
+
+
+async def test_an_engine_that_crashes_while_it_starts_says_why_in_one_line(start: Start):
+    program = await start("crash")
+    assert await program.process.wait() == 4
+    last = (await program.output()).splitlines()[-1]
+    assert last == "error: vLLM ended with exit status 1 before it was ready: ValueError: the checkpoint is empty"
+
+
+async def test_an_engine_that_never_becomes_healthy_meets_its_deadline(start: Start):
+    program = await start("sick", start_deadline_seconds=1)
+    assert await program.process.wait() == 4
+    assert "error: The engine is not ready after 1 s (startDeadlineSeconds): still starting." in await program.output()
+
+
+async def test_an_engine_that_can_not_complete_a_prompt_is_never_ready(start: Start):
+    program = await start("broken")
+    assert await program.process.wait() == 4
+    assert 'The warm-up request was answered 500: {"error":{"message":"no tokens today"}}' in await program.output()
+
+
+async def test_a_taken_port_is_told_before_anything_is_started(start: Start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = await start(ports=wire.EnginePorts(api=port))
+        assert await program.process.wait() == 4
+    assert f"error: Port {port} (ports.api) is taken" in await program.output()
+    assert not program.pids_file.exists()
+
+
+async def test_a_taken_admin_port_is_told(start: Start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = await start(ports=wire.EnginePorts(admin=port))
+        assert await program.process.wait() == 4
+    assert f"127.0.0.1:{port} (ports.admin)" in await program.output()
+
+
+async def test_a_missing_model_folder_is_told(start: Start):
+    source = wire.ModelSource(kind=wire.SourceKind.LOCAL, reference="/no/such/model")
+    program = await start(source=source)
+    assert await program.process.wait() == 4
+    assert "error: The model folder /no/such/model does not exist" in await program.output()
+
+
+async def test_too_few_accelerators_are_told(start: Start):
+    program = await start(
+        parallelism=wire.Parallelism(tensor=4), accelerators=wire.Accelerators(count=2), kv_events=False
+    )
+    assert await program.process.wait() == 3
+    assert "engine.parallelism: needs 4 accelerators in a pod" in await program.output()
+
+
+async def test_drain_takes_the_engine_out_of_service_and_lets_it_run(start: Start):
+    program = await start()
+    await program.ready()
+    async with httpx.AsyncClient() as client:
+        assert (await client.post(f"{program.admin}/drain")).status_code == 202
+        assert (await client.get(f"{program.admin}/readyz")).status_code == 503
+        assert (await client.get(f"{program.api}/health")).status_code == 200
+    program.process.send_signal(signal.SIGTERM)
+    assert await program.process.wait() == 0
+
+
+async def test_no_orphan_is_left_when_the_one_who_started_it_is_killed(start: Start):
+    reading, writing = os.pipe()
+    program = await start(pass_fds=(reading,))
+    os.close(reading)
+    await program.ready()
+    pids = program.descendants()
+    assert all(is_running(pid) for pid in pids)
+    os.close(writing)  # what the kernel does for a process that is killed
+    assert await program.process.wait() == 1
+    await gone(pids)
+
+
+async def test_no_orphan_is_left_when_the_worker_itself_is_killed(start: Start):
+    program = await start()
+    await program.ready()
+    vllm, _ = program.descendants()
+    program.process.kill()
+    await program.process.wait()
+    await gone([vllm])
+
+
+async def test_a_missing_variable_is_one_line_without_a_traceback():
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "paceline_worker.engine",
+        env={"PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=Path(__file__).parent,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 2
+    assert output.decode() == (
+        "error: The environment variable PACELINE_ENGINE_CONFIG is not set; an engine worker needs it.\n"
+    )
