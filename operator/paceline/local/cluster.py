@@ -110,7 +110,8 @@ class LocalCluster:
                 raise error
         failed = [runner for runner in self._runners if runner.status.phase is PodPhase.FAILED]
         if failed and (starting or self._router in failed or len(failed) == len(self._engines)):
-            raise EngineError("\n".join(runner.failure for runner in failed))
+            others = f"\n  So it went with {len(failed) - 1} more." if len(failed) > 1 else ""
+            raise EngineError(failed[0].failure + others)
 
     async def stop(self) -> None:
         """Stop the router first, so that it finishes what it has, then the engines."""

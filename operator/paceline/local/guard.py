@@ -24,37 +24,39 @@ PARENT_FD_ENV: Final = "PACELINE_PARENT_FD"
 CLOSE_SECONDS: Final = 5.0
 
 
+class Tie:
+    """The pipe of one pod. Its own, because a pod that changes the mode of a shared one would change it for all."""
+
+    def __init__(self) -> None:
+        # Neither end is inherited unless it is passed on by name.
+        self.read_end, self._write_end = os.pipe()
+
+    def passed_on(self) -> None:
+        """The pod has its end; this process has no use for it."""
+        os.close(self.read_end)
+
+    def cut(self) -> None:
+        """The pod has ended."""
+        os.close(self._write_end)
+
+
 class Guard:
     """Use as a context manager around everything that starts processes; all that is registered at its end is killed."""
 
     def __init__(self) -> None:
         self._groups: dict[int, int] = {}
         self._guardian: subprocess.Popen[str] | None = None
-        self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
-        # Neither end is inherited unless it is passed on by name.
-        self._pipe = os.pipe()
         self._guardian = _start_guardian()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pipe is not None:
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = None
         if self._guardian is not None:
             _close(self._guardian)
             self._guardian = None
-
-    @property
-    def parent_fd(self) -> int:
-        """Read end of the pipe that closes when this process ends; to be passed on to every pod."""
-        if self._pipe is None:
-            raise RuntimeError("the guard is not entered")
-        return self._pipe[0]
 
     @property
     def guardian_pid(self) -> int | None:

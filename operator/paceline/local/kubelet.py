@@ -21,6 +21,7 @@ from paceline.local.process import PodProcess, Program, describe_exit
 
 LAST_WORDS: Final = 6
 """Log lines that a message about a failed pod repeats."""
+LAST_WORDS_WIDTH: Final = 300
 HOPELESS: Final = frozenset({ConfigError.exit_code, ConfigurationImpossible.exit_code})
 """Exit codes by which a pod says that starting it again would change nothing."""
 
@@ -149,8 +150,8 @@ class PodRunner:
 
     @property
     def last_words(self) -> list[str]:
-        """The last lines of the pod's output."""
-        return self._log.last_lines(LAST_WORDS)
+        """The last lines of the pod's output, shortened."""
+        return [line[:LAST_WORDS_WIDTH] for line in self._log.last_lines(LAST_WORDS)]
 
     @property
     def failure(self) -> str:
@@ -164,7 +165,7 @@ class PodRunner:
         while not self._stopping.is_set():
             try:
                 launch = self._launch()
-                self._process = await PodProcess.start(launch.program, self._log, self._guard)
+                self._process = PodProcess.start(launch.program, self._log, self._guard)
             except LocalRuntimeError as error:
                 self._set(PodPhase.FAILED, str(error).rstrip("."))
                 return

@@ -1,6 +1,9 @@
 """One process of a local pod: started as the leader of a group of its own, tied to the guard, its output in a log.
 
 The kubelet starts one for each life of a pod. Stopping it never leaves a member of its group behind.
+
+The exit is seen through a pidfd and not through asyncio's own subprocesses: those report an exit only once the output
+is closed, and a child of a killed leader holds that open for as long as it likes.
 """
 
 from __future__ import annotations
@@ -8,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from paceline.errors import LocalRuntimeError
-from paceline.local.guard import PARENT_FD_ENV, Guard
+from paceline.local.guard import PARENT_FD_ENV, Guard, Tie
 from paceline.local.logs import PodLog
 
 READ_BYTES: Final = 65_536
 OUTPUT_SECONDS: Final = 2.0
-"""How long to read on after a process ended: somebody else may hold its output open."""
+"""How long to read on after the group has gone: somebody outside it may hold the output open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,45 +35,51 @@ class Program:
 
 
 class PodProcess:
-    """A running process. Create with :meth:`start`; :attr:`exited` completes with its return code (negative: a
-    signal).
-    """
+    """A running process. Create with :meth:`start`; :attr:`exited` gives its return code, negative for a signal."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: PodLog, guard: Guard) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: int, log: PodLog, guard: Guard, tie: Tie) -> None:
         self.pid = process.pid
         self._process = process
         self._guard = guard
-        self._output = asyncio.create_task(_pump(process, log), name=f"output of {process.pid}")
+        self._tie = tie
+        self._log = log
+        self._output = output
+        self._output_ended = asyncio.Event()
+        os.set_blocking(output, False)
+        asyncio.get_running_loop().add_reader(output, self._read)
         self.exited: asyncio.Task[int] = asyncio.create_task(self._wait(), name=f"exit of {process.pid}")
 
     @classmethod
-    async def start(cls, program: Program, log: PodLog, guard: Guard) -> PodProcess:
+    def start(cls, program: Program, log: PodLog, guard: Guard) -> PodProcess:
         """Start ``program``. Raises LocalRuntimeError if the machine can't."""
-        fd = guard.parent_fd
+        tie = Tie()
+        output, theirs = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *program.argv,
-                env={**program.env, PARENT_FD_ENV: str(fd)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(fd,),
+            process = subprocess.Popen(  # noqa: S603 - what a manifest names is run on purpose
+                program.argv,
+                env={**program.env, PARENT_FD_ENV: str(tie.read_end)},
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.STDOUT,
+                pass_fds=(tie.read_end,),
                 start_new_session=True,
-                limit=READ_BYTES,
             )
         except OSError as error:
+            tie.cut()
+            os.close(output)
             raise LocalRuntimeError(f"Can't start {program.argv[0]}: {error.strerror}.") from None
+        finally:
+            tie.passed_on()
+            os.close(theirs)
         guard.register(process.pid)
-        return cls(process, log, guard)
+        return cls(process, output, log, guard, tie)
 
     async def stop(self, grace_seconds: float) -> int:
         """Ask the leader to go, and kill the whole group if it has not gone in time. Returns the return code."""
         if not self.exited.done():
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM)
             await asyncio.wait({self.exited}, timeout=grace_seconds)
-        if not self.exited.done():
-            self.kill()
+        self.kill()
         return await asyncio.shield(self.exited)
 
     def kill(self) -> None:
@@ -78,21 +88,39 @@ class PodProcess:
             _kill_group(self.pid)
 
     async def _wait(self) -> int:
-        code = await self._process.wait()
-        # What the leader left behind when it was killed: a group keeps its number while it has a member.
+        await _exit_of(self.pid)
+        # Before the leader is reaped its number is certainly still its group's. Kill what it has left behind.
         _kill_group(self.pid)
+        code = self._process.wait()
         self._guard.forget(self.pid)
-        await asyncio.wait({self._output}, timeout=OUTPUT_SECONDS)
-        if not self._output.done():
-            self._output.cancel()
-            await asyncio.wait({self._output})
+        self._tie.cut()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._output_ended.wait(), OUTPUT_SECONDS)
+        asyncio.get_running_loop().remove_reader(self._output)
+        os.close(self._output)
         return code
 
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            data = os.read(self._output, READ_BYTES)
+            if data:
+                self._log.write(data)
+            else:
+                asyncio.get_running_loop().remove_reader(self._output)
+                self._output_ended.set()
 
-async def _pump(process: asyncio.subprocess.Process, log: PodLog) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
-    while data := await process.stdout.read(READ_BYTES):
-        log.write(data)
+
+async def _exit_of(pid: int) -> None:
+    """Return when a child has ended; it is left to be reaped."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    descriptor = os.pidfd_open(pid)
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _kill_group(group: int) -> None:
