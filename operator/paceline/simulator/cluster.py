@@ -121,6 +121,11 @@ class Cluster:
         return sum(pod.role is role and pod.state in states for pod in self.pods.values())
 
     @property
+    def now(self) -> float:
+        """The present, in seconds since the start."""
+        return self._loop.now
+
+    @property
     def gpus(self) -> int:
         """Accelerators that are taken now, by starting and draining pods too."""
         return len(self.pods) * self._settings.gpus_per_engine

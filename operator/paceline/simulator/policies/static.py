@@ -11,7 +11,7 @@ class StaticPolicy:
 
     interval_seconds = None
 
-    def __init__(self, prefill: int, decode: int, *, name: str = "static") -> None:
+    def __init__(self, prefill: int, decode: int, *, name: str = "static-best") -> None:
         self.name = name
         self.initial = Targets(prefill, decode)
 

@@ -1,0 +1,132 @@
+"""The best that a policy can do on a workload: a search for static counts, and small grids for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from paceline.errors import ConfigError
+from paceline.simulator.policies import decode_tps, hpa, keda, oracle, threshold, throughput
+from paceline.simulator.policies.base import Context, Policy, settled_counts
+from paceline.simulator.policies.static import StaticPolicy
+from paceline.simulator.report import attainment
+from paceline.simulator.settings import SimSettings
+from paceline.simulator.simulation import Run, Simulation
+from paceline.simulator.workload import Workload
+
+TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
+    "hpa": hpa.candidates,
+    "keda": keda.candidates,
+    "threshold": threshold.candidates,
+    "throughput": throughput.candidates,
+    "decode-tps": decode_tps.candidates,
+    "oracle": oracle.candidates,
+}
+"""Policies that get the best of a grid on the trace itself."""
+STATIC: Final = "static-best"
+POLICIES: Final = (STATIC, *TUNED)
+
+Progress = Callable[[str], None]
+
+
+def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: Progress = lambda _: None) -> Run:
+    """Simulate the best form of a policy. ``progress`` hears of every run. Raises ConfigError for an unknown name."""
+    context = Context(workload, settings, settled_counts(workload, settings))
+    if name == STATIC:
+        return StaticSearch(context, progress).run()
+    if name not in TUNED:
+        raise ConfigError(f"policy {name!r} is not known. Known policies: {', '.join(POLICIES)}.")
+    best: Run | None = None
+    if name == "oracle":
+        best = StaticSearch(context, progress).run()
+        best.policy = name
+    for number, policy in enumerate(TUNED[name](context)):
+        progress(f"{name}: setting {number + 1}")
+        run = Simulation(workload, policy, settings).run()
+        if best is None or _better(run, best):
+            best = run
+    if best is None:
+        raise AssertionError(f"{name} has no candidates")
+    return best
+
+
+class StaticSearch:
+    """Finds the smallest fixed fleet that passes the gate.
+
+    First the fewest decode engines at which the ITL holds for the target share, with more prefill engines than can be
+    needed; then the fewest prefill engines; then the same with one decode engine more, in case it saves two.
+    """
+
+    def __init__(self, context: Context, progress: Progress) -> None:
+        self._context = context
+        self._progress = progress
+        self._runs: dict[tuple[int, int], Run] = {}
+
+    def run(self) -> Run:
+        """The run of the best fleet; of the largest when none passes."""
+        settings, guess = self._context.settings, self._context.initial
+        least, most = settings.min_engines, settings.max_engines
+        if settings.aggregated:
+            total = self._smallest(lambda n: _passes(self._at(n, 0)), guess.prefill + guess.decode, least, most)
+            return self._at(total, 0)
+        many = min(most, 2 * guess.prefill + 2)
+        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least, most)
+        prefill = self._smallest(lambda n: _passes(self._at(n, decode)), guess.prefill, least, most)
+        best = self._at(prefill, decode)
+        if decode < most and prefill - 2 >= least and _passes(self._at(prefill - 2, decode + 1)):
+            fewer = self._smallest(lambda n: _passes(self._at(n, decode + 1)), prefill - 2, least, prefill - 2)
+            best = self._at(fewer, decode + 1)
+        return best
+
+    def _at(self, prefill: int, decode: int) -> Run:
+        key = (prefill, decode)
+        if key not in self._runs:
+            self._progress(f"{STATIC}: {prefill} prefill, {decode} decode")
+            policy = StaticPolicy(prefill, decode)
+            self._runs[key] = Simulation(self._context.workload, policy, self._context.settings).run()
+        return self._runs[key]
+
+    def _itl_holds(self, run: Run) -> bool:
+        met = attainment(run)
+        return bool(met.itl[met.feasible].mean() >= self._context.settings.objective.target)
+
+    @staticmethod
+    def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int:
+        """Smallest number that is enough, near a guess; ``most`` if none is."""
+        guess = max(least, min(most, guess))
+        if enough(guess):
+            while guess > least and enough(guess - 1):
+                guess -= 1
+            return guess
+        low, high, step = guess, guess, 1
+        while high < most:
+            high = min(most, high + step)
+            if enough(high):
+                break
+            low, step = high, 2 * step
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if enough(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+
+def _passes(run: Run) -> bool:
+    met = attainment(run)
+    score = run.score
+    if score.completed + score.rejected < len(run.workload):
+        return False
+    return not met.feasible.any() or bool(met.both[met.feasible].mean() >= run.settings.objective.target)
+
+
+def _better(run: Run, than: Run) -> bool:
+    """Passing the gate first, then least GPU-hours; among those that fail, most requests attained for each GPU-hour."""
+    if _passes(run) or _passes(than):
+        return _passes(run) and (not _passes(than) or run.gpu_seconds < than.gpu_seconds)
+    return _good_per_second(run) > _good_per_second(than)
+
+
+def _good_per_second(run: Run) -> float:
+    return float(attainment(run).both.sum()) / max(run.gpu_seconds, 1e-9)
