@@ -2,8 +2,10 @@
 
 It takes vLLM's flags, answers what the worker asks, and misbehaves as the environment variable FAKE_VLLM says:
 ``crash`` (before it listens), ``sick`` (/health answers 503 for ever), ``broken`` (completions answer 500),
-``stubborn`` (ignores SIGTERM). It starts one grandchild, as vLLM starts its engine core. A streamed completion runs until somebody
-posts ``/release``; ``/hold`` and ``/fetch`` change the share of held KV blocks, ``/die`` ends the process.
+``stubborn`` (ignores SIGTERM). It starts one grandchild, as vLLM starts its engine core.
+
+A streamed completion runs until somebody posts ``/release``; ``/hold`` and ``/fetch`` change the share of held KV
+blocks, ``/die`` ends the process.
 """
 
 import json

@@ -1,0 +1,198 @@
+"""Real engines through the worker program, and the router over them: what the fixtures of this suite start and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from paceline.api import wire
+from tests.contract.emulated import free_ports
+from tests.contract.engines import Engine
+
+MODEL: Final = "tiny"
+BLOCK_SIZE: Final = 32
+"""vLLM's attention on CPU wants a multiple of 32."""
+MAX_MODEL_LEN: Final = 4096
+START_SECONDS: Final = 400
+STOP_SECONDS: Final = 90
+LAST_LINES: Final = 40
+# float32: tokens are compared one by one, and a sum taken in another order must not tip the choice between two of them.
+ARGUMENTS: Final = ("--enforce-eager", "--dtype", "float32", "--max-num-seqs", "32")
+
+
+@dataclass
+class EngineProcess:
+    """One engine: the worker program with real vLLM below it."""
+
+    name: str
+    model: Path
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+    config: wire.EngineConfig | None = None
+    starts: int = field(default=0)
+
+    @property
+    def running(self) -> bool:
+        """Whether its worker lives."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def ports(self) -> wire.EnginePorts:
+        """Of the start that is running."""
+        assert self.config is not None
+        return self.config.ports
+
+    @property
+    def api(self) -> str:
+        """Base URL of vLLM's API."""
+        return f"http://127.0.0.1:{self.ports.api}"
+
+    @property
+    def admin(self) -> str:
+        """Base URL of the worker's own server."""
+        return f"http://127.0.0.1:{self.ports.admin}"
+
+    @property
+    def pid(self) -> int:
+        """Of the worker, which leads its process group."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it on free ports; :meth:`wait_ready` says when it serves."""
+        api, admin, side, events, replay = free_ports(5)
+        self.config = wire.EngineConfig(
+            deployment="tiny",
+            namespace="test",
+            model=MODEL,
+            served_names=(MODEL,),
+            source=wire.ModelSource(kind=wire.SourceKind.LOCAL, reference=str(self.model)),
+            max_model_len=MAX_MODEL_LEN,
+            kv_cache=wire.KvCache(block_size=BLOCK_SIZE, host_gib=1),
+            ports=wire.EnginePorts(api=api, admin=admin, kv_side_channel=side, kv_events=events, kv_replay=replay),
+            extra_args=ARGUMENTS,
+            start_deadline_seconds=START_SECONDS,
+            drain_seconds=60,
+        )
+        env = {
+            **os.environ,
+            "PACELINE_ENGINE_CONFIG": wire.encode(self.config).decode(),
+            "PACELINE_BIND_HOST": "127.0.0.1",
+            "POD_NAME": self.name,
+            "POD_NAMESPACE": "test",
+            "POD_IP": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            # Eager here as well: the first request for log-probabilities would wait a minute for a compiler.
+            "TORCH_COMPILE_DISABLE": "1",
+        }
+        self.starts += 1
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "paceline_worker.engine"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> Path:
+        """Output of the start that is running."""
+        return self.directory / f"{self.name}-{self.starts}.log"
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of ``/readyz``; status 0 when nobody answers."""
+        try:
+            answer = httpx.get(f"{self.admin}/readyz", trust_env=False, timeout=10)
+        except httpx.TransportError:
+            return 0, {}
+        return answer.status_code, answer.json()
+
+    def wait_ready(self) -> None:
+        """Return when it serves; fails with the end of its log when it ends first."""
+        while self.readiness()[0] != 200:
+            if not self.running:
+                last = "\n".join(self.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+                raise AssertionError(f"engine {self.name} ended before it was ready:\n{last}")
+            time.sleep(0.5)
+
+    def stop(self) -> int:
+        """Stop it as a kubelet does; exit status of the worker."""
+        assert self.process is not None
+        if self.running:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait()
+
+    def endpoint(self, role: wire.Role) -> wire.EngineEndpoint:
+        """What the router is told of it."""
+        return wire.EngineEndpoint(
+            name=self.name,
+            host="127.0.0.1",
+            port=self.ports.api,
+            role=role,
+            state=wire.EngineState.READY,
+            start_id=f"{self.name}-{self.starts}",
+        )
+
+    def contract(self) -> Engine:
+        """What the contract suite needs to know of it."""
+        local = "tcp://127.0.0.1:{}".format
+        return Engine(self.api, kv_events=local(self.ports.kv_events), kv_replay=local(self.ports.kv_replay))
+
+
+@dataclass
+class EnginePair:
+    """Two engines of one model. A test that ends one leaves it ended; the next one that needs it starts it again."""
+
+    a: EngineProcess
+    b: EngineProcess
+
+    def ensure_running(self) -> None:
+        """Start what does not run, together, and wait until both serve."""
+        for engine in (self.a, self.b):
+            if not engine.running:
+                engine.start()
+        for engine in (self.a, self.b):
+            engine.wait_ready()
+
+
+@dataclass
+class RouterProcess:
+    """The router over the two engines."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    admin: str
+    fleet_file: Path
+    version: int = 0
+
+    def assign(self, *engines: wire.EngineEndpoint) -> None:
+        """Replace the fleet, and wait until the router has taken it."""
+        self.version += 1
+        draft = self.fleet_file.with_suffix(".draft")
+        draft.write_bytes(wire.encode(wire.Fleet(version=self.version, engines=engines)))
+        draft.replace(self.fleet_file)
+        while self._taken() != self.version or httpx.get(f"{self.admin}/readyz", trust_env=False).status_code != 200:
+            assert self.process.poll() is None, "the router ended"
+            time.sleep(0.05)
+
+    def _taken(self) -> int:
+        try:
+            document = json.loads(httpx.get(f"{self.admin}/fleet", trust_env=False).text)
+        except httpx.TransportError:
+            return 0
+        return int(document["version"])

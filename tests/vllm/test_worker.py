@@ -1,0 +1,84 @@
+"""The worker program over real vLLM: readiness, drain and crash. Tests here end the engines that they are given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contract.engines import metric
+from tests.vllm.engines import MODEL, EnginePair
+from tests.worker.engine.support import gone
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+TOKENS = 300
+
+
+def processes_of(group: int) -> dict[int, str]:
+    """Id -> name of every process in a process group."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "stat").read_text()
+            name = (entry / "cmdline").read_text().partition("\0")[0]
+        except OSError:
+            continue
+        if int(text[text.rindex(")") + 2 :].split()[2]) == group:
+            found[int(entry.name)] = name
+    return found
+
+
+async def test_a_ready_engine_has_answered_a_real_request(pair: EnginePair):
+    assert await metric(pair.a.contract(), "vllm:request_success_total") >= 1
+    async with httpx.AsyncClient(trust_env=False) as client:
+        state = (await client.get(f"{pair.a.admin}/state")).json()
+        metrics = (await client.get(f"{pair.a.admin}/metrics")).text
+    assert state["state"] == "ready"
+    assert state["inFlight"] == 0
+    assert state["pid"] in processes_of(pair.a.pid)
+    assert "paceline_engine_ready 1.0" in metrics
+
+
+async def test_sigterm_lets_a_stream_in_flight_finish_and_exits_0(pair: EnginePair):
+    engine = pair.a
+    processes = list(processes_of(engine.pid))
+    assert len(processes) >= 3
+    body = {
+        "model": MODEL, "prompt": "Go on and on:", "max_tokens": TOKENS, "ignore_eos": True, "stream": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    async with (
+        httpx.AsyncClient(timeout=120, trust_env=False) as client,
+        client.stream("POST", f"{engine.api}/v1/completions", json=body) as stream,
+    ):
+        lines = (line async for line in stream.aiter_lines() if line)
+        assert (await anext(lines)).startswith("data: {")
+        os.kill(engine.pid, signal.SIGTERM)
+        rest = [line async for line in lines]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == TOKENS
+        status, state = await asyncio.to_thread(engine.readiness)
+        assert (status, state.get("state", "draining")) in [(503, "draining"), (503, "stopped"), (0, "draining")]
+    assert await asyncio.to_thread(engine.stop) == 0
+    await gone(processes)
+
+
+async def test_a_crash_of_the_engine_core_makes_it_unready_and_ends_the_worker(pair: EnginePair):
+    engine = pair.b
+    processes = processes_of(engine.pid)
+    (core,) = [pid for pid, name in processes.items() if name.startswith("VLLM::EngineCore")]
+    os.kill(core, signal.SIGKILL)
+    while (await asyncio.to_thread(engine.readiness))[0] == 200:  # noqa: ASYNC110  # another process's news
+        await asyncio.sleep(0.02)
+    assert engine.process is not None
+    assert await asyncio.to_thread(engine.process.wait) == 4
+    await gone(list(processes))
+    said = engine.log.read_text().splitlines()[-1]
+    assert said.startswith("error: vLLM ended with ")
+    assert "while it was serving" in said
