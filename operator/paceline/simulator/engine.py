@@ -311,6 +311,7 @@ class SimEngine:
     def _end_step(self, epoch: int) -> None:
         if epoch != self._epoch:
             return
+        self._finish()
         self._admit_arrivals()
         self._in_step = False
         self._advance()

@@ -2,9 +2,9 @@
 
 Time is cut into slots. Each slot needs prefill engines for the work that arrives around it at a utilisation, and decode
 engines for the tokens that arrive around it with a margin. Engines are ordered as long before as a start takes at its
-95th percentile, kept when they are needed again sooner than that, and change roles at no notice. Utilisation, smoothing
-and margin are the best of a grid for each trace, and the best static fleet is a candidate too. So this is an upper bound
-on the least GPU-hours that meet the objective, not a proof of it.
+95th percentile, kept when they are needed again sooner than that, and change roles at no notice. Utilisation,
+smoothing and margin are the best of a grid for each trace, and the best static fleet is a candidate too. So this is an
+upper bound on the least GPU-hours that meet the objective, not a proof of it.
 """
 
 from __future__ import annotations
