@@ -1,6 +1,8 @@
 """Cutting a window out of a trace, changing its rate, and leaving out what a model is too short for."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paceline.errors import ConfigError
 from paceline.traces.record import Trace, TraceRequest
@@ -38,3 +40,28 @@ def test_requests_too_long_for_the_model_are_left_out_and_counted() -> None:
     fitting, left_out = TRACE.fitting(411)
     assert [request.input_tokens for request in fitting.requests] == [1, 101, 201, 301, 401]
     assert left_out == 5
+
+
+def ticked(*arrivals: float) -> Trace:
+    return Trace("t", tuple(TraceRequest(at, 100, 10) for at in arrivals))
+
+
+def test_requests_of_one_tick_are_spread_evenly_until_the_next() -> None:
+    spread = ticked(0, 0, 0, 3, 9, 9).spread_ticks()
+    assert [request.arrival_seconds for request in spread.requests] == [0, 1, 2, 3, 9, 12]
+
+
+def test_a_trace_of_one_tick_stays_as_it_is() -> None:
+    assert ticked(5, 5).spread_ticks() == ticked(5, 5)
+
+
+@given(st.lists(st.integers(0, 20), max_size=40).map(sorted))
+def test_spreading_keeps_the_order_and_every_request_within_its_tick(arrivals: list[int]) -> None:
+    before = [float(at) for at in arrivals]
+    after = [request.arrival_seconds for request in ticked(*before).spread_ticks().requests]
+    assert after == sorted(after)
+    ticks = sorted(set(before))
+    for was, now in zip(before, after, strict=True):
+        later = [tick for tick in ticks if tick > was]
+        assert was <= now
+        assert not later or now < later[0]

@@ -68,6 +68,11 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
 )
 @click.option("--start-minute", type=START, default=0.0, help="Where in the trace to begin.")
 @click.option("--rate-scale", type=FACTOR, default=1.0, help="Have requests arrive so many times as fast.")
+@click.option(
+    "--spread-ticks",
+    is_flag=True,
+    help="Spread requests that the trace gives one arrival time evenly until the next: its clock was coarse.",
+)
 @click.option("--seed", type=int, default=0, help="Of the generated load.")
 @click.option("--once", is_flag=True, help="End when the load has ended; fail if any request failed.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the SLO report as JSON.")
@@ -88,6 +93,7 @@ def up(
     load_minutes: float,
     start_minute: float,
     rate_scale: float,
+    spread_ticks: bool,
     seed: int,
     once: bool,
     report: Path | None,
@@ -119,7 +125,7 @@ def up(
     counts = {Role.PREFILL: prefill, Role.DECODE: decode}
     load: LoadChoice | None = None
     if load_kind is not None:
-        load = LoadChoice(load_kind, load_minutes, start_minute, rate_scale, seed)
+        load = LoadChoice(load_kind, load_minutes, start_minute, rate_scale, seed, spread_ticks)
     folder = run_dir or Path(tempfile.mkdtemp(prefix="paceline-"))
     options = UpOptions(
         cluster=ClusterOptions(

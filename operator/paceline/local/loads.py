@@ -29,6 +29,8 @@ class LoadChoice:
     start_minute: float = 0.0
     rate_scale: float = 1.0
     seed: int = 0
+    spread_ticks: bool = False
+    """Spread requests that a trace gives one arrival time until its next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ def choose_load(choice: LoadChoice, *, max_model_len: int | None, real_engines: 
         title = f"generated conversations, seed {choice.seed}"
     elif kind == "mooncake" and separator and file:
         window = read_mooncake(Path(file)).window(start_seconds=choice.start_minute * 60, seconds=seconds)
-        trace = window
+        trace = window.spread_ticks() if choice.spread_ticks else window
         title = f"{window.name}, minutes {choice.start_minute:g} to {choice.start_minute + choice.minutes:g}"
+        title += ", ticks spread" if choice.spread_ticks else ""
     else:
         raise ConfigError(f"--load: {choice.kind!r} is not a load; use {KINDS}.")
     if choice.rate_scale != 1:

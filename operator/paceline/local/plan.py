@@ -58,6 +58,8 @@ class PodPlan:
     fixed_role: wire.Role | None = None
     """None where roles change, and for the router."""
     revision: str = ""
+    profile: str | None = None
+    """Engine model that an emulated engine runs by; None for a real one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ class LocalPlan:
     fleet_path: Path
     notes: tuple[str, ...]
     """What the user should know about how the hardware is emulated."""
+
+    @property
+    def prefill_profile(self) -> str | None:
+        """Engine model of the engines that compute prompts; None when they are real."""
+        pools = {name for name, counts in self.wanted.items() if not counts.keys() <= {wire.Role.DECODE}}
+        return next((pod.profile for pod in self.engines if pod.pool in pools), None)
 
     @property
     def title(self) -> str:
@@ -152,6 +160,7 @@ class _Backend:
 
     environment: Mapping[str, str]
     title: str
+    profile: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -173,7 +182,7 @@ def _backend(md: ModelDeployment, pool: HardwarePool, options: ClusterOptions) -
         "PACELINE_EMULATOR_PROFILE": get_profile(profile).name,
         "PACELINE_EMULATOR_SPEED": repr(options.speed),
     }
-    return _Backend(environment, f"emulated {profile}", notes)
+    return _Backend(environment, f"emulated {profile}", profile, notes)
 
 
 def _engine(
@@ -207,6 +216,7 @@ def _engine(
         runs=backend.title,
         fixed_role=pool.fixed_role,
         revision=template["metadata"]["labels"].get(labels.REVISION, ""),
+        profile=backend.profile,
     )
 
 

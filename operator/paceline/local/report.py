@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from paceline.api.v1alpha1 import Objective
 from paceline.local.load import LoadResult, RequestResult
+from paceline.policy.scaling.perfmodel import EngineProfile
 
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
 MAX_ERRORS: Final = 10
@@ -40,6 +41,18 @@ class Attainment:
     ttft: float
     itl: float
     both: float
+
+
+@dataclass(frozen=True, slots=True)
+class Feasible:
+    """Requests whose prompt takes less than the TTFT objective on an idle engine with nothing cached, by the engine
+    model. The others can't be saved by more engines, only by a cache hit or faster ones.
+    """
+
+    percent: float
+    """Of the offered requests."""
+    attainment_percent: float
+    """Of the feasible requests, those within both objectives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,8 @@ class SloReport:
     itl: Quantiles | None
     longest_gap: Quantiles | None
     attainment: Attainment
+    feasible: Feasible | None
+    """None for real engines, whose prefill times are not known beforehand."""
     met: bool
     goodput_rate: float
     """Offered requests that were within both objectives, per second."""
@@ -108,6 +123,8 @@ class LoadFacts:
     malformed: int = 0
     cache_hit_percent: float | None = None
     restarts: int = 0
+    prefill_model: EngineProfile | None = None
+    """Of the emulated engines that compute prompts."""
 
 
 def make_report(result: LoadResult, objective: Objective, facts: LoadFacts) -> SloReport:
@@ -143,6 +160,7 @@ def make_report(result: LoadResult, objective: Objective, facts: LoadFacts) -> S
         itl=_quantiles((request.itl for request in done), facts.speed),
         longest_gap=_quantiles((request.longest_gap for request in done), facts.speed),
         attainment=attainment,
+        feasible=_feasible(requests, verdicts, objective, facts.prefill_model),
         met=bool(requests) and attainment.both >= objective.target_percent,
         goodput_rate=_rate(both, seconds),
         prompt_token_rate=_rate(sum(request.request.input_tokens for request in done), seconds),
@@ -151,6 +169,23 @@ def make_report(result: LoadResult, objective: Objective, facts: LoadFacts) -> S
         restarts=facts.restarts,
         client=_client(result, objective, facts.speed),
     )
+
+
+def _feasible(
+    requests: Sequence[RequestResult],
+    verdicts: Sequence[tuple[bool, bool]],
+    objective: Objective,
+    model: EngineProfile | None,
+) -> Feasible | None:
+    if model is None:
+        return None
+    limit = objective.ttft_milliseconds / 1000
+    attained = [
+        ttft and itl
+        for request, (ttft, itl) in zip(requests, verdicts, strict=True)
+        if model.prefill_seconds(request.request.input_tokens) <= limit
+    ]
+    return Feasible(_percent(len(attained), len(requests)), _percent(sum(attained), len(attained)))
 
 
 def verdict(request: RequestResult, objective: Objective, speed: float) -> tuple[bool, bool]:
@@ -227,6 +262,16 @@ def report_lines(report: SloReport) -> list[tuple[str, str]]:
             else f"{report.cache_hit_percent:.1f}% of prompt tokens hit",
         ),
     ]
+    if report.feasible is not None:
+        lines.insert(
+            next(index for index, (label, _) in enumerate(lines) if label == "attainment") + 1,
+            (
+                "feasible",
+                f"{report.feasible.percent:.1f}% of the requests have a prompt that an idle engine computes within "
+                f"{report.ttft_objective_milliseconds:,} ms; {report.feasible.attainment_percent:.1f}% of those were "
+                "within both",
+            ),
+        )
     if report.restarts:
         lines.append(("restarts", f"{report.restarts} engines were started again"))
     if report.left_out:

@@ -35,6 +35,7 @@ from paceline.local.pods import LOOPBACK
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.local.report import LoadFacts, SloReport, make_report
+from paceline.policy.scaling.profiles import get_profile
 from paceline.traces.prompts import PromptMaker
 
 KEEP_ALIVE_SECONDS: Final = 5.0
@@ -211,6 +212,7 @@ class _Run:
         queries, hits = self._monitor.prefix_totals()
         before = sent.prefix_totals
         looked_up = queries - before[0]
+        profile = self._cluster.plan.prefill_profile
         facts = LoadFacts(
             deployment=self._md.metadata.name,
             engines=self._cluster.plan.title,
@@ -220,6 +222,7 @@ class _Run:
             malformed=load.trace.malformed,
             cache_hit_percent=100 * (hits - before[1]) / looked_up if looked_up else None,
             restarts=self._starts() - sent.starts,
+            prefill_model=None if profile is None else get_profile(profile),
         )
         report = make_report(result, self._md.spec.slo, facts)
         self._display.reported(report, load.trace.problems)

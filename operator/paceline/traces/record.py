@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,26 @@ class Trace:
             self,
             requests=tuple(replace(r, arrival_seconds=r.arrival_seconds / factor) for r in self.requests),
         )
+
+    def spread_ticks(self) -> Trace:
+        """The same requests with those that share an arrival time spread evenly until the next arrival time.
+
+        Some recorders round arrivals to a clock of seconds. Replayed as they are, such ticks are bursts that never
+        happened. The last tick is taken to be as long as the one before it.
+        """
+        ticks = sorted({request.arrival_seconds for request in self.requests})
+        if len(ticks) < 2:
+            return self
+        ends = dict(zip(ticks, [*ticks[1:], 2 * ticks[-1] - ticks[-2]], strict=True))
+        size = Counter(request.arrival_seconds for request in self.requests)
+        seen: Counter[float] = Counter()
+        spread = []
+        for request in self.requests:
+            tick = request.arrival_seconds
+            offset = (ends[tick] - tick) * seen[tick] / size[tick]
+            seen[tick] += 1
+            spread.append(replace(request, arrival_seconds=tick + offset))
+        return replace(self, requests=tuple(spread))
 
     def fitting(self, max_model_len: int) -> tuple[Trace, int]:
         """The requests whose prompt and output fit a model's length, and how many did not."""
