@@ -48,7 +48,7 @@ class Router:
         flow = Flow(self.fleet, self.gate, self.pool, self.metrics, clock)
         self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
         self._watch = Watch(self.fleet, self.pool)
-        self._file = FleetFile(settings.fleet_file, self.fleet.apply, self.metrics.fleet_refused.inc)
+        self._file = FleetFile(settings.fleet_file, self.fleet.apply, self.metrics.fleet_refused.add)
         self._admin = Admin(self.fleet, self.metrics, lambda: self._server is None or self._server.closing)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -53,8 +52,7 @@ class _Prefilled(msgspec.Struct):
 _PREFILLED: Final = msgspec.json.Decoder(_Prefilled)
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """One request on its way: what was parsed of it, and how to ask an engine for it."""
 
     call: Call
@@ -106,7 +104,7 @@ class Flow:
             except _Failed as failure:
                 if attempt >= MAX_ATTEMPTS or not self._budget.spend():
                     raise failure.error from None
-                self._metrics.retries.labels(failure.reason).inc()
+                self._metrics.retries.add(failure.reason)
                 log.info("request %s goes elsewhere: %s", incoming.request_id[1].decode("latin-1"), failure)
                 view = msgspec.structs.replace(view, avoid=view.avoid | {failure.engine.name})
             else:
@@ -166,10 +164,10 @@ class Flow:
     async def _prefill(self, incoming: Incoming, place: Place) -> msgspec.Raw | None:
         """Have the prompt computed elsewhere; None when the decode engine has to do it. Never fails the request."""
         engine = place.prefill
-        self._metrics.placements.labels(place.placement.reason.value).inc()
+        self._metrics.placements.add(place.placement.reason.value)
         if engine is None:
             if place.placement.reason is not Prefill.NOT_DISAGGREGATED:
-                self._metrics.remote_prefill.labels("skipped").inc()
+                self._metrics.remote_prefill.add("skipped")
             return None
         try:
             params = await self._ask_prefill(incoming, engine, place.placement.prefill_seconds)
@@ -180,7 +178,7 @@ class Flow:
             params = None
         finally:
             place.prefill_done()
-        self._metrics.remote_prefill.labels("failed" if params is None else "ok").inc()
+        self._metrics.remote_prefill.add("failed" if params is None else "ok")
         return params
 
     async def _ask_prefill(self, incoming: Incoming, engine: Engine, expected_seconds: float) -> msgspec.Raw | None:

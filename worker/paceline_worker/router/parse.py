@@ -66,8 +66,7 @@ class Rules:
     max_model_len: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A checked request."""
 
     fields: Fields
@@ -191,10 +190,9 @@ def _field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T | None], w
 
 
 def _integer(fields: Fields, name: str, *, least: int) -> int | None:
-    wanted = f"an integer of at least {least}"
-    value = _field(fields, name, _INT, wanted)
+    value = _field(fields, name, _INT, "an integer")
     if value is not None and value < least:
-        raise ApiError(400, f"{name}: must be {wanted}, not {value}.", param=name)
+        raise ApiError(400, f"{name}: must be at least {least}, not {value}.", param=name)
     return value
 
 

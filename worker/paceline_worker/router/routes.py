@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import os
 from typing import Final
 
 import msgspec
@@ -70,7 +70,7 @@ class Routes:
         except ApiError as error:
             outcome = _outcome(error)
             if error.reason:
-                self._metrics.rejections.labels(error.reason).inc()
+                self._metrics.rejections.add(error.reason)
             raise
         except BrokenStream as broken:
             outcome = "broken"
@@ -80,7 +80,7 @@ class Routes:
             raise
         finally:
             self.running -= 1
-            self._metrics.requests.labels(outcome, request.path).inc()
+            self._metrics.requests.add(outcome, request.path)
             self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
 
     def _incoming(self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float) -> Incoming:
@@ -117,7 +117,7 @@ def _check_method(request: Request, *allowed: str) -> None:
 
 def _request_id(request: Request) -> bytes:
     given = request.header(REQUEST_ID)
-    return given if given and len(given) <= MAX_REQUEST_ID_BYTES else uuid.uuid4().hex.encode()
+    return given if given and len(given) <= MAX_REQUEST_ID_BYTES else os.urandom(16).hex().encode()
 
 
 def _outcome(error: ApiError) -> str:

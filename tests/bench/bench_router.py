@@ -1,0 +1,232 @@
+"""The router side by side with sglang-router, in one run, on one machine, before the same four dummy engines.
+
+Run: ``make bench`` or ``python -m tests.bench.bench_router --out out/bench``. The peer is installed from PyPI into
+``out/bench-venv``; without it the run says so and measures the rest. Contenders take turns, round by round, so that
+what else happens on the machine hits all of them; every figure is minimum, median and maximum over the rounds. CPU is
+that of all threads of the router's process, from the scheduler (``/proc/PID/task/*/schedstat``, nanoseconds).
+
+Loads: small requests over one connection (added latency against asking an engine directly), small requests over 32
+connections (requests per second, CPU per request), and 32 concurrent streams of 64 events 5 ms apart (CPU a stream).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paceline.api import wire
+from tests.bench.stack import free_ports, wait_for
+
+PEER = "sglang-router==0.3.2"
+ENGINES = 4
+CONNECTIONS = 32
+LOADS = {"one": (1, "small"), "many": (CONNECTIONS, "small"), "streams": (CONNECTIONS, "stream")}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Something that answers completions; ``pid`` None for an engine itself."""
+
+    name: str
+    port: int
+    pid: int | None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each load in each round")
+    flags = parser.parse_args()
+    flags.out.mkdir(parents=True, exist_ok=True)
+    peer = install_peer(flags.out.parent / "bench-venv")
+    with ExitStack() as processes:
+        contenders = start(processes, flags.out, peer)
+        results: dict[str, dict[str, list[dict[str, float]]]] = {
+            contender.name: {load: [] for load in LOADS} for contender in contenders
+        }
+        for number in range(flags.rounds):
+            order = contenders[number % len(contenders) :] + contenders[: number % len(contenders)]
+            for load, (connections, kind) in LOADS.items():
+                for contender in order:
+                    results[contender.name][load].append(measure(contender, connections, flags.seconds, kind))
+            sys.stderr.write(f"round {number + 1} of {flags.rounds} done\n")
+    figures = summarise(results)
+    document = {"rounds": flags.rounds, "seconds": flags.seconds, "cores": os.cpu_count(), "figures": figures}
+    (flags.out / "router.json").write_text(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(table(figures))
+    failures = sum(sample["failures"] for loads in results.values() for samples in loads.values() for sample in samples)
+    if failures:
+        sys.stderr.write(f"{failures:g} requests failed\n")
+    return 1 if failures else 0
+
+
+def install_peer(folder: Path) -> Path | None:
+    """Python with the peer in it; None when it can't be had."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=False)
+    if done.returncode != 0:
+        sys.stderr.write(f"{PEER} could not be installed; the run goes on without it\n")
+        return None
+    return python
+
+
+def start(processes: ExitStack, out: Path, peer: Path | None) -> list[Contender]:
+    """Engines, routers and peers, all listening."""
+    ports = free_ports(ENGINES + 10)
+    engine_ports, spare = ports[:ENGINES], iter(ports[ENGINES:])
+    for port in engine_ports:
+        arguments = [sys.executable, "-m", "tests.bench.dummy_engine", str(port)]
+        process = processes.enter_context(running(arguments, out / f"engine-{port}.log"))
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+    contenders = [Contender("direct", engine_ports[0], None)]
+    roles = [wire.Role.PREFILL, wire.Role.PREFILL, wire.Role.DECODE, wire.Role.DECODE]
+    for name, disaggregated in (("paceline", False), ("paceline P/D", True)):
+        fleet = out / f"fleet-{'pd' if disaggregated else 'aggregated'}.json"
+        engines = tuple(
+            wire.EngineEndpoint(
+                name=f"engine-{port}", host="127.0.0.1", port=port, role=role if disaggregated else wire.Role.BOTH,
+                state=wire.EngineState.READY, start_id="1",
+            )
+            for port, role in zip(engine_ports, roles, strict=True)
+        )  # fmt: skip
+        fleet.write_bytes(wire.encode(wire.Fleet(version=1, engines=engines)))
+        port, admin = next(spare), next(spare)
+        arguments = [
+            sys.executable, "-m", "paceline_worker.router", "--host", "127.0.0.1", "--port", str(port),
+            "--admin-port", str(admin), "--fleet-file", str(fleet),
+        ]  # fmt: skip
+        config = wire.RouterConfig(
+            deployment="bench", namespace="default", served_names=("bench",), disaggregated=disaggregated,
+            objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50), local_prefill_tokens=0,
+        )  # fmt: skip
+        environment = {"PACELINE_ROUTER_CONFIG": wire.encode(config).decode()}
+        process = processes.enter_context(running(arguments, out / f"{fleet.stem}.log", environment))
+        wait_for(f"http://127.0.0.1:{admin}/readyz", process)
+        contenders.append(Contender(name, port, process.pid))
+    if peer is not None:
+        urls = [f"http://127.0.0.1:{port}" for port in engine_ports]
+        aggregated = ["--worker-urls", *urls]
+        split = ["--pd-disaggregation", *(word for url in urls[:2] for word in ("--prefill", url, "none"))]
+        split += [word for url in urls[2:] for word in ("--decode", url)]
+        for name, workers in (("sglang-router", aggregated), ("sglang-router P/D", split)):
+            port, metrics = next(spare), next(spare)
+            arguments = [
+                str(peer), "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(port),
+                "--prometheus-port", str(metrics), "--policy", "power_of_two", "--log-level", "warn", *workers,
+            ]  # fmt: skip
+            process = processes.enter_context(running(arguments, out / f"{name.replace('/', '')}.log"))
+            wait_for(f"http://127.0.0.1:{port}/health", process)
+            contenders.append(Contender(name, port, process.pid))
+    return contenders
+
+
+@contextmanager
+def running(
+    arguments: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped by its own id at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            arguments, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=os.environ | (environment or {}),
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def measure(contender: Contender, connections: int, seconds: float, kind: str) -> dict[str, float]:
+    """One load on one contender: the client's figures, and the router's CPU for all requests, the warm-up's too."""
+    before = cpu_microseconds(contender.pid)
+    client = subprocess.run(
+        [sys.executable, "-m", "tests.bench.http_load", str(contender.port), str(connections), str(seconds), kind],
+        stdout=subprocess.PIPE, check=True, timeout=seconds * 10 + 60,
+    )  # fmt: skip
+    used = cpu_microseconds(contender.pid) - before
+    sample: dict[str, float] = json.loads(client.stdout)
+    sample["cpu_us"] = used / max(1.0, sample["sent"])
+    sample["rps"] = sample["requests"] / sample["seconds"]
+    return sample
+
+
+def cpu_microseconds(pid: int | None) -> float:
+    """CPU time of all threads of a process so far; 0 for none."""
+    if pid is None:
+        return 0.0
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except FileNotFoundError:
+            continue  # a thread that ended; routers keep theirs
+    return total / 1000
+
+
+def summarise(results: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Per contender and figure: minimum, median and maximum over the rounds."""
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for name, loads in results.items():
+        values = {
+            "added p50 µs, 1 connection": _added(results, loads, "one", "p50_us"),
+            "added p99 µs, 1 connection": _added(results, loads, "one", "p99_us"),
+            "added p50 µs, 32 connections": _added(results, loads, "many", "p50_us"),
+            "added p99 µs, 32 connections": _added(results, loads, "many", "p99_us"),
+            "requests/s, 32 connections": [sample["rps"] for sample in loads["many"]],
+            "CPU µs/request": [sample["cpu_us"] for sample in loads["many"]],
+            "CPU µs/stream of 64 events": [sample["cpu_us"] for sample in loads["streams"]],
+        }
+        figures[name] = {
+            figure: {"min": min(sample), "median": statistics.median(sample), "max": max(sample)}
+            for figure, sample in values.items()
+        }
+    return figures
+
+
+def _added(results: dict[str, Any], loads: dict[str, Any], load: str, figure: str) -> list[float]:
+    """What a contender's latency is above that of an engine asked directly in the same round."""
+    return [
+        sample[figure] - direct[figure] for sample, direct in zip(loads[load], results["direct"][load], strict=True)
+    ]
+
+
+def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Rows of figures, a column a contender, and how ours compare with the peer."""
+    names = list(figures)
+    rows = [["median (min to max)", *names, "paceline / sglang", "P/D / sglang P/D"]]
+    for figure in figures[names[0]]:
+        row = [figure]
+        for name in names:
+            value = figures[name][figure]
+            row.append(f"{value['median']:,.0f} ({value['min']:,.0f} to {value['max']:,.0f})")
+        for ours, theirs in (("paceline", "sglang-router"), ("paceline P/D", "sglang-router P/D")):
+            if theirs in figures and figures[theirs][figure]["median"]:
+                row.append(f"{figures[ours][figure]['median'] / figures[theirs][figure]['median']:.2f}")
+            else:
+                row.append("")
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
