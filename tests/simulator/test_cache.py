@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.simulator.cache import PrefixCache, Tier, leading
@@ -45,6 +45,7 @@ def path_of(choices: list[int]) -> list[int]:
 PATHS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(path_of), max_size=40)
 
 
+@settings(deadline=None)
 @given(PATHS, st.integers(6, 15))
 def test_one_tier_holds_what_lru_holds(paths: list[list[int]], capacity: int) -> None:
     cache, plain = PrefixCache(capacity), PlainCache([capacity])
@@ -54,6 +55,7 @@ def test_one_tier_holds_what_lru_holds(paths: list[list[int]], capacity: int) ->
         assert set(cache._top.held) == plain.tiers()[0]
 
 
+@settings(deadline=None)
 @given(PATHS, st.integers(6, 12), st.integers(1, 12))
 def test_a_lower_tier_holds_what_fell_out_of_the_faster_one(paths: list[list[int]], top: int, host: int) -> None:
     cache, plain = PrefixCache(top, lower=[(host, 0.1)]), PlainCache([top, host])
@@ -63,6 +65,7 @@ def test_a_lower_tier_holds_what_fell_out_of_the_faster_one(paths: list[list[int
         assert [set(cache._top.held), set(cache._lower[0].held)] == plain.tiers()
 
 
+@settings(deadline=None)
 @given(PATHS, st.integers(6, 12), st.integers(1, 12))
 def test_the_match_found_by_bisection_is_the_one_found_by_walking(paths: list[list[int]], top: int, host: int) -> None:
     cache = PrefixCache(top, lower=[(host, 0.1)])
@@ -76,6 +79,7 @@ def test_the_match_found_by_bisection_is_the_one_found_by_walking(paths: list[li
         cache.touch(path)
 
 
+@settings(deadline=None)
 @given(PATHS, st.integers(6, 15))
 def test_what_is_reported_as_gone_is_what_is_not_held_any_more(paths: list[list[int]], capacity: int) -> None:
     cache = PrefixCache(capacity)
@@ -86,6 +90,7 @@ def test_what_is_reported_as_gone_is_what_is_not_held_any_more(paths: list[list[
         assert held == set(cache._top.held)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5).map(lambda last: [1, 2, last + 3]), max_size=3000))
 def test_uses_of_a_hot_prefix_do_not_pile_up(paths: list[list[int]]) -> None:
     tier = Tier(100)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.simulator.events import EventLoop
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5)))
 def test_events_run_in_order_of_time_and_ties_in_order_of_adding(times: list[int]) -> None:
     loop, ran = EventLoop(), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.simulator.heaps import LazyHeap
@@ -18,6 +18,7 @@ class Item:
 CHANGES = st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(-3, 3))), max_size=300)
 
 
+@settings(deadline=None)
 @given(CHANGES)
 def test_the_least_is_the_least_after_any_changes(changes: list[tuple[int, int | None]]) -> None:
     items = [Item(number) for number in range(6)]
