@@ -39,6 +39,7 @@ async def test_a_wrong_body_is_answered_without_asking_an_engine(tmp_path: Path)
         assert (await router.complete(max_tokens=0)).json()["error"]["param"] == "max_tokens"
         assert (await router.client.post("/v1/completions", content=b"{")).status_code == 400
         too_long = await router.client.post("/v1/completions", content=b"x" * (33 << 20))
+        assert await router.metric("http_refused_total", status="413") == 1
     assert too_long.status_code == 413
     assert engine.seen == []
 

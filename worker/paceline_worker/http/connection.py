@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._peer = f"{peer[0]}:{peer[1]}" if peer else ""
         self.deadline = self.server.loop.time() + self.server.limits.idle_timeout_seconds
         if not self.server.opened(self):
+            self.server.on_refusal(503)
             self._transport.write(refusal(503, "Too many connections; try again later."))
             self._transport.close()
             self._phase = Phase.CLOSING
@@ -332,6 +333,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, message: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
+        self.server.on_refusal(status)
         self._transport.write(refusal(status, message))
         self._phase = Phase.CLOSING
         self._body = []

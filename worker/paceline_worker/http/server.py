@@ -63,8 +63,11 @@ class Limits:
 class Server:
     """A listening server. Made by :func:`serve`."""
 
-    def __init__(self, handler: Handler, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, handler: Handler, limits: Limits, loop: asyncio.AbstractEventLoop, on_refusal: Callable[[int], None]
+    ) -> None:
         self.handler = handler
+        self.on_refusal = on_refusal
         self.limits = limits
         self.loop = loop
         self.closing = False
@@ -149,8 +152,13 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def serve(handler: Handler, host: str, port: int, *, limits: Limits) -> Server:
-    """Start a server on ``host:port`` (0: any free port). Raises OSError when the address can't be bound."""
-    server = Server(handler, limits, asyncio.get_running_loop())
+async def serve(
+    handler: Handler, host: str, port: int, *, limits: Limits, on_refusal: Callable[[int], None] = lambda _: None
+) -> Server:
+    """Start a server on ``host:port`` (0: any free port). Raises OSError when the address can't be bound.
+
+    ``on_refusal`` is called with the status of every request that is answered without asking the handler.
+    """
+    server = Server(handler, limits, asyncio.get_running_loop(), on_refusal)
     await server.listen(host, port)
     return server

@@ -70,7 +70,10 @@ class Router:
         limits = Limits(max_body_bytes=settings.config.admission.max_body_bytes)
         flag, port = "--port", settings.port
         try:
-            self._server = await serve(self._routes.handle, settings.host, port, limits=limits)
+            self._server = await serve(
+                self._routes.handle, settings.host, port, limits=limits,
+                on_refusal=lambda status: self.metrics.http_refused.add(str(status)),
+            )  # fmt: skip
             flag, port = "--admin-port", settings.admin_port
             await self._admin.start(settings.host, port)
         except OSError as error:
