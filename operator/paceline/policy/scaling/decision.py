@@ -87,14 +87,14 @@ class Seen(Value, frozen=True, kw_only=True):
 
 
 class Outlook(Value, frozen=True, kw_only=True):
-    """The forecast, as factors on the load of the demand window."""
+    """The forecast."""
 
     near_seconds: NotNegative = 0.0
     far_seconds: NotNegative = 0.0
-    prefill_near: NotNegative = 1.0
-    decode_near: NotNegative = 1.0
-    prefill_far: NotNegative = 1.0
-    decode_far: NotNegative = 1.0
+    near_factor: NotNegative = 1.0
+    """Rate when a flip takes effect, over the mean of the demand window."""
+    far_factor: NotNegative = 1.0
+    """Peak rate until a start takes effect, over the same."""
     from_season: bool = False
     """Whether the season asked for more than the trend."""
 

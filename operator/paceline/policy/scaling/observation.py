@@ -166,10 +166,14 @@ class Counts(Value, frozen=True, kw_only=True):
 
 
 class Want(Value, frozen=True, kw_only=True):
-    """What was needed at a past decision."""
+    """What was needed at a past decision, and what there was."""
 
     at: float
-    counts: Counts
+    near: Counts
+    """For the time that a flip takes."""
+    far: Counts
+    """For the time that a start takes."""
+    ready: Counts
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):
@@ -181,31 +185,12 @@ class OutputBucket(Value, frozen=True, kw_only=True):
     """Weighted sum."""
 
 
-class TrendState(Value, frozen=True, kw_only=True):
-    """A filter for level and slope of one series, and how far off it has been."""
-
-    at: float
-    level: float
-    slope: float = 0.0
-    """A second."""
-    variance: NotNegative = 0.0
-    """Of the one-step error."""
-
-
 class SeasonSlot(Value, frozen=True, kw_only=True):
     """The load of one slot of the season when it was last seen."""
 
     at: float
     """When it began."""
     peak: NotNegative
-
-
-class SeriesState(Value, frozen=True, kw_only=True):
-    """What the forecast remembers of one series."""
-
-    trend: TrendState | None = None
-    slots: Annotated[tuple[SeasonSlot, ...], Meta(max_length=MAX_SLOTS)] = ()
-    """Oldest first, at most one season."""
 
 
 class PolicyState(Value, frozen=True, kw_only=True):
@@ -216,17 +201,15 @@ class PolicyState(Value, frozen=True, kw_only=True):
     """What was last decided on."""
     wants: Annotated[tuple[Want, ...], Meta(max_length=MAX_WANTS)] = ()
     """Past needs, oldest first; engines are removed only below the largest of the scale-down window."""
-    prefill_series: SeriesState = SeriesState()
-    """Prefill work that arrives: engine seconds a second."""
-    decode_series: SeriesState = SeriesState()
-    """Output tokens that arrive, a second."""
+    prefill_season: Annotated[tuple[SeasonSlot, ...], Meta(max_length=MAX_SLOTS)] = ()
+    """Prefill work that arrived, engine seconds a second, oldest first, at most one season."""
+    decode_season: Annotated[tuple[SeasonSlot, ...], Meta(max_length=MAX_SLOTS)] = ()
+    """Output tokens that were asked for, a second."""
     outputs: Annotated[tuple[OutputBucket, ...], Meta(max_length=256)] = ()
     seen_until: float | None = None
-    """End of the last interval that went into series and outputs."""
+    """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None
     """When a request last arrived."""
-    flipped_at: float | None = None
-    drained_at: float | None = None
 
 
 V = TypeVar("V", bound=Value)

@@ -71,7 +71,7 @@ class EngineProfile:
         """Seconds that ``new_tokens`` after ``cached_tokens`` add to a step. Additive over chunks of one prompt."""
         return new_tokens * (self.prefill_token + self.prefill_attention * (cached_tokens + new_tokens / 2))
 
-    def decode_work(self, sequences: int, context_tokens: int) -> float:
+    def decode_work(self, sequences: float, context_tokens: float) -> float:
         """Seconds that ``sequences`` decoding over ``context_tokens`` in total add to a step."""
         return self.step_sequence * sequences + self.step_context * context_tokens
 
@@ -79,7 +79,7 @@ class EngineProfile:
         """Seconds to prefill ``new_tokens`` that follow ``cached_tokens``, in one step of their own; 0 for nothing."""
         return self.prefill_base + self.prefill_work(new_tokens, cached_tokens) if new_tokens > 0 else 0.0
 
-    def step_seconds(self, sequences: int, context_tokens: int) -> float:
+    def step_seconds(self, sequences: float, context_tokens: float) -> float:
         """Seconds of one decode step of ``sequences`` with ``context_tokens`` in total; 0 for an empty batch."""
         return self.step_base + self.decode_work(sequences, context_tokens) if sequences > 0 else 0.0
 

@@ -91,16 +91,39 @@ def replay(arrivals: Sequence[PrefillArrival], engines: int, objective: PrefillO
     """Push arrivals through ``engines`` identical engines in virtual time, in the router's queue order. O(n log n)."""
     if engines < 1:
         raise ValueError(f"engines must be at least 1, not {engines}")
+    return replay_schedule(arrivals, ((-math.inf, engines),), objective)
+
+
+def replay_schedule(
+    arrivals: Sequence[PrefillArrival], schedule: Sequence[tuple[float, int]], objective: PrefillObjective
+) -> ReplayOutcome:
+    """The same with a number of engines that changes: ``schedule`` holds (from when on, engines), in order.
+
+    An engine that goes finishes what it has begun. What waits when there is no engine any more is missed.
+    """
     waiting: WaitingLine[PrefillArrival] = WaitingLine(age_bound_seconds=objective.late_age_bound_seconds)
     budget = objective.budget_seconds
     now = -math.inf
-    free_at = [now] * engines
+    free_at: list[float] = []
+    engines = most = changed = 0
     feasible = attained = 0
     upcoming = 0
     while upcoming < len(arrivals) or len(waiting):
-        now = max(now, free_at[0])
+        following = free_at[0] if free_at else math.inf
         if not len(waiting):
-            now = max(now, arrivals[upcoming].seconds)
+            following = max(following, arrivals[upcoming].seconds)
+        if changed < len(schedule) and schedule[changed][0] <= max(now, following):
+            at, count = schedule[changed]
+            changed += 1
+            for _ in range(count - engines):
+                heapq.heappush(free_at, at)
+            for _ in range(engines - count):
+                heapq.heappop(free_at)
+            engines, most = count, max(most, count)
+            continue
+        if not free_at:
+            break
+        now = max(now, following)
         while upcoming < len(arrivals) and arrivals[upcoming].seconds <= now:
             arrival = arrivals[upcoming]
             upcoming += 1
@@ -117,7 +140,8 @@ def replay(arrivals: Sequence[PrefillArrival], engines: int, objective: PrefillO
         done = now + served.service_seconds
         heapq.heapreplace(free_at, done)
         attained += served.service_seconds <= budget and done - served.seconds <= budget
-    return ReplayOutcome(engines=engines, feasible=feasible, attained=attained)
+    feasible += sum(arrival.service_seconds <= budget for arrival in arrivals[upcoming:])
+    return ReplayOutcome(engines=most, feasible=feasible, attained=attained)
 
 
 def replay_engines(
@@ -126,31 +150,51 @@ def replay_engines(
     """Smallest number of engines whose replay meets the target, or the replay of ``at_most`` when none does.
 
     ``guess`` only saves time. Attainment grows with engines but for rare anomalies of list scheduling (R. L. Graham,
-    1969), so the search is a bisection; what it returns has been replayed.
+    1969), so the search doubles its step away from the guess and then bisects; what it returns has been replayed.
     """
     if not arrivals:
         return ReplayOutcome(0, 0, 0)
-    if at_most < 1:
-        raise ValueError(f"at_most must be at least 1, not {at_most}")
+    return search_engines(
+        lambda engines: replay(arrivals, engines, objective),
+        objective.target,
+        guess=guess,
+        at_least=1,
+        at_most=at_most,
+    )[1]
+
+
+def search_engines(
+    outcome_of: Callable[[int], ReplayOutcome], target: float, *, guess: int, at_least: int, at_most: int
+) -> tuple[int, ReplayOutcome]:
+    """The smallest number of engines that meets ``target``, or ``at_most`` when none does, and its outcome."""
+    if not at_least <= at_most:
+        raise ValueError(f"at_most must be at least {at_least}, not {at_most}")
     outcomes: dict[int, ReplayOutcome] = {}
 
     def enough(engines: int) -> bool:
-        outcomes[engines] = replay(arrivals, engines, objective)
-        return outcomes[engines].attainment >= objective.target
+        outcomes[engines] = outcome_of(engines)
+        return outcomes[engines].attainment >= target
 
-    guess = min(max(guess, 1), at_most)
-    if enough(guess):
-        best = _smallest(enough, low=1, high=guess)
-    else:
-        # Bursts need a multiple of the guess, rarely the maximum: double before bisecting.
-        low, high = guess + 1, guess
-        while high < at_most:
-            high = min(2 * high, at_most)
-            if enough(high):
+    low, high = at_least, at_most
+    probe, step = min(max(guess, at_least), at_most), 1
+    if enough(probe):
+        high = probe
+        while high > low:
+            probe = max(low, high - step)
+            if not enough(probe):
+                low = probe + 1
                 break
-            low = high + 1
-        best = _smallest(enough, low=min(low, at_most), high=high)
-    return outcomes.get(best) or replay(arrivals, best, objective)
+            high, step = probe, 2 * step
+    else:
+        low = min(probe + 1, at_most)
+        while probe < at_most:
+            probe = min(probe + step, at_most)
+            if enough(probe):
+                high = probe
+                break
+            low, step = min(probe + 1, at_most), 2 * step
+    best = _smallest(enough, low=low, high=high)
+    return best, outcomes.get(best) or outcome_of(best)
 
 
 def _smallest(enough: Callable[[int], bool], *, low: int, high: int) -> int:

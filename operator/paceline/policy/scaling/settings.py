@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from paceline.api.wire import Role
 from paceline.policy.scaling.perfmodel import EngineProfile
 
 
@@ -75,8 +76,23 @@ class ScalingSettings:
             raise ValueError("objectives must be positive and the target in (0, 1]")
         if not 0 < self.near_window_seconds <= self.demand_window_seconds:
             raise ValueError("the near window must be positive and no longer than the demand window")
+        if self.flexible and len({pool.gpus_per_engine for pool in self.pools.values()}) > 1:
+            raise ValueError("engines that change roles need the same number of GPUs in each")
         if self.gpu_budget is not None and self.gpu_budget < self.least_gpus:
             raise ValueError(f"gpu_budget is {self.gpu_budget}, the least engines need {self.least_gpus}")
+
+    @property
+    def pools(self) -> dict[Role, PoolSettings]:
+        """The roles that there are."""
+        pools = {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.BOTH: self.both}
+        return {role: pool for role, pool in pools.items() if pool is not None}
+
+    @property
+    def most_engines(self) -> int:
+        """Engines that bounds and budget allow."""
+        most = sum(pool.max_engines for pool in self.pools.values())
+        gpus = min(pool.gpus_per_engine for pool in self.pools.values())
+        return most if self.gpu_budget is None or not gpus else min(most, self.gpu_budget // gpus)
 
     @property
     def aggregated(self) -> bool:
@@ -86,8 +102,7 @@ class ScalingSettings:
     @property
     def least_gpus(self) -> int:
         """Accelerators of the fewest engines allowed."""
-        pools = (self.prefill, self.decode, self.both)
-        return sum(pool.min_engines * pool.gpus_per_engine for pool in pools if pool is not None)
+        return sum(pool.min_engines * pool.gpus_per_engine for pool in self.pools.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,250 @@
+"""How many engines of each role some arrivals need: prefill and decode sizing put together.
+
+Prefill is the replay of :mod:`~paceline.policy.scaling.prefill_sizing`. Decode is the fixed point of
+:mod:`~paceline.policy.scaling.decode_sizing` for the mean, and a replay of its own for the bursts that the mean does
+not show: every request adds one sequence and its context for as long as its answer takes at the ITL objective, and D
+engines share that work evenly, so a request's mean ITL is ``base + (its mean of b'·B + c'·K) / D``. The smallest D
+is then a quantile.
+
+Called by the planner for both horizons, and by ``paceline plan``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
+
+from paceline.api.wire import Role
+from paceline.policy.scaling.decision import Demand, Limit
+from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, DecodeSizing, size_decode
+from paceline.policy.scaling.demand import Request, between
+from paceline.policy.scaling.output_model import OutputModel
+from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.policy.scaling.prefill_sizing import (
+    PrefillArrival,
+    PrefillObjective,
+    replay_engines,
+)
+from paceline.policy.scaling.settings import EngineModels, ScalingSettings
+
+MISSES_PLANNED: Final = 0.5
+"""Share of the allowed misses that each objective is planned with: TTFT and ITL are missed by different requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Engines that one role needs."""
+
+    engines: float
+    """``math.inf`` when no number is enough."""
+    limit: Limit
+    demands: tuple[Demand, ...]
+    attainment: float = 1.0
+    """Of feasible requests within the TTFT objective, with those engines."""
+
+
+def prefill_objective(requests: Sequence[Request], settings: ScalingSettings, models: EngineModels) -> PrefillObjective:
+    """What prefill is sized for: the TTFT less what comes after the prefill, at the median prompt."""
+    prompts = sorted(request.prompt for request in requests)
+    typical = prompts[len(prompts) // 2] if prompts else 0
+    after = models.prefill.transfer_seconds(typical) + models.decode.step_seconds(1, typical)
+    return PrefillObjective(
+        ttft_seconds=settings.ttft_seconds,
+        transfer_seconds=0.0 if settings.aggregated else min(after, settings.ttft_seconds / 2),
+        target=planned_target(settings),
+        late_age_bound_seconds=settings.late_age_bound_seconds,
+    )
+
+
+def planned_target(settings: ScalingSettings) -> float:
+    """The share that each objective is planned for, so that both together meet the target."""
+    return 1 - MISSES_PLANNED * (1 - settings.target)
+
+
+def prefill_arrivals(requests: Sequence[Request], profile: EngineProfile) -> list[PrefillArrival]:
+    """Each request with the prefill time that the engine model gives it."""
+    seconds: dict[tuple[int, int], float] = {}
+    result = []
+    for request in requests:
+        size = (request.uncached, request.cached)
+        service = seconds.get(size)
+        if service is None:
+            service = seconds[size] = profile.prefill_seconds(max(1, request.uncached), request.cached)
+        result.append(PrefillArrival(request.seconds, service))
+    return result
+
+
+def offered_load(arrivals: Sequence[PrefillArrival], seconds: float) -> float:
+    """Engines that prefill keeps busy all the time: engine seconds a second."""
+    return math.fsum(arrival.service_seconds for arrival in arrivals) / seconds if seconds > 0 else 0.0
+
+
+def prefill_need(
+    arrivals: Sequence[PrefillArrival],
+    objective: PrefillObjective,
+    *,
+    seconds: float,
+    at_most: int,
+    guess: int,
+    backlog_engines: float = 0.0,
+) -> Need:
+    """Engines for arrivals within a window of ``seconds``, searched from ``guess`` on.
+
+    ``backlog_engines`` are needed besides, for work that waits already.
+    """
+    load = offered_load(arrivals, seconds)
+    if not arrivals and not backlog_engines:
+        return no_prefill()
+    outcome = replay_engines(arrivals, objective, guess=guess, at_most=at_most)
+    # A window may hide that requests beyond saving pile up: engines must at least keep up with all the work.
+    engines = max(outcome.engines, math.floor(load) + 1, math.ceil(load + backlog_engines))
+    return prefill_result(engines, outcome.attainment, enough=outcome.attainment >= objective.target)
+
+
+def prefill_result(engines: int, attainment: float, *, enough: bool) -> Need:
+    """A need for prefill engines; ``enough`` says whether they meet the objective."""
+    demand = Demand(role=Role.PREFILL, limit=Limit.TTFT, engines=engines if enough else None)
+    return Need(engines, Limit.TTFT, (demand,), attainment)
+
+
+def no_prefill() -> Need:
+    """Nothing arrives."""
+    return prefill_result(0, 1.0, enough=True)
+
+
+def decode_limits(settings: ScalingSettings, profile: EngineProfile) -> DecodeLimits:
+    """What a decode engine must not exceed."""
+    return DecodeLimits(
+        itl_seconds=settings.itl_seconds,
+        max_sequences=profile.max_seqs,
+        kv_capacity_tokens=profile.kv_capacity_tokens,
+        kv_usage=settings.kv_usage,
+    )
+
+
+def decode_demand(requests: Sequence[Request], outputs: OutputModel, *, seconds: float) -> DecodeDemand:
+    """What ``requests`` within a window of ``seconds`` ask of decode engines."""
+    tokens = context = 0.0
+    for request in requests:
+        output = outputs.expected(request.prompt)
+        tokens += output
+        context += output * (request.prompt + output / 2)
+    if not tokens or seconds <= 0:
+        return DecodeDemand(0.0, outputs.mean, 0.0)
+    return DecodeDemand(len(requests) / seconds, tokens / len(requests), context / tokens)
+
+
+def decode_needs(
+    requests: Sequence[Request],
+    outputs: OutputModel,
+    limits: DecodeLimits,
+    profile: EngineProfile,
+    *,
+    edges: Sequence[float],
+    target: float,
+) -> list[Need]:
+    """Engines for the requests that arrived in each slice of time: those between two consecutive ``edges``.
+
+    Requests before the first edge only set the scene: their answers still run.
+    """
+    peaks = _decode_replay(requests, outputs, limits, profile, target=target, edges=edges)
+    result = []
+    for begin, end, peak in zip(edges, edges[1:], peaks, strict=False):
+        demand = decode_demand(between(requests, begin, end), outputs, seconds=end - begin)
+        mean = size_decode(profile, demand, limits)
+        sizing = DecodeSizing(max(mean.itl, peak.itl), max(mean.batch, peak.batch), max(mean.kv, peak.kv))
+        result.append(_decode_result(sizing))
+    return result
+
+
+def running_need(sequences: int, context_tokens: float, limits: DecodeLimits, profile: EngineProfile) -> float:
+    """Decode engines that what runs already needs: their work can't be taken back."""
+    room = limits.itl_seconds - profile.step_base
+    work = profile.step_sequence * sequences + profile.step_context * context_tokens
+    by_kv = context_tokens / (limits.kv_usage * limits.kv_capacity_tokens)
+    return max(work / room if room > 0 else 0.0, sequences / limits.max_sequences, by_kv)
+
+
+def _decode_result(sizing: DecodeSizing) -> Need:
+    by_limit = ((Limit.ITL, sizing.itl), (Limit.KV_MEMORY, sizing.kv), (Limit.BATCH, sizing.batch))
+    # An ITL that an empty engine misses can't be met by more engines: it is reported, and not chased.
+    finite = [(math.ceil(engines), limit) for limit, engines in by_limit if not math.isinf(engines)]
+    engines, limit = max(finite, default=(math.inf, Limit.ITL), key=itemgetter(0))
+    return Need(
+        engines,
+        limit,
+        tuple(
+            Demand(role=Role.DECODE, limit=limit, engines=None if math.isinf(engines) else math.ceil(engines))
+            for limit, engines in by_limit
+        ),
+    )
+
+
+def _decode_replay(
+    requests: Sequence[Request],
+    outputs: OutputModel,
+    limits: DecodeLimits,
+    profile: EngineProfile,
+    *,
+    target: float,
+    edges: Sequence[float],
+) -> list[DecodeSizing]:
+    """Engines by quantiles over the requests of each slice."""
+    changes: list[tuple[float, int, int, float]] = []
+    for index, request in enumerate(requests):
+        output = outputs.expected(request.prompt)
+        context = request.prompt + output / 2
+        changes.append((request.seconds, 1, index, context))
+        changes.append((request.seconds + output * limits.itl_seconds, -1, index, -context))
+    changes.sort()
+    slices = [_Slice() for _ in edges[1:]]
+    sequences, context, integral = 0, 0.0, 0.0
+    at = changes[0][0] if changes else 0.0
+    begun = [(0.0, 0.0)] * len(requests)
+    for seconds, change, index, tokens in changes:
+        integral += (seconds - at) * (profile.step_sequence * sequences + profile.step_context * context)
+        at = seconds
+        sequences += change
+        context += tokens
+        arrived = requests[index].seconds
+        number = min(bisect_right(edges, arrived), len(slices)) - 1
+        if change > 0:
+            begun[index] = (seconds, integral)
+        if number < 0:
+            continue
+        if change > 0:
+            slices[number].batches.append(sequences)
+            slices[number].contexts.append(context)
+        else:
+            entered, before = begun[index]
+            slices[number].works.append((integral - before) / (seconds - entered))
+    room = limits.itl_seconds - profile.step_base
+    return [
+        DecodeSizing(
+            itl=_quantile(one.works, target) / room if room > 0 else math.inf,
+            batch=_quantile(one.batches, target) / limits.max_sequences,
+            kv=_quantile(one.contexts, target) / (limits.kv_usage * limits.kv_capacity_tokens),
+        )
+        for one in slices
+    ]
+
+
+@dataclass(slots=True)
+class _Slice:
+    """What the requests of one slice met."""
+
+    works: list[float] = field(default_factory=list)
+    """Mean of b'·B + c'·K over each request's life, seconds a step on one engine."""
+    batches: list[float] = field(default_factory=list)
+    contexts: list[float] = field(default_factory=list)
+
+
+def _quantile(values: list[float], share: float) -> float:
+    if not values:
+        return 0.0
+    values.sort()
+    return values[min(len(values) - 1, math.ceil(share * len(values)) - 1)]
