@@ -234,6 +234,21 @@ async def test_no_connection_means_that_nothing_was_sent() -> None:
     assert not caught.value.sent
 
 
+async def test_a_connection_given_up_in_the_moment_it_opens_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opens_and_stalls(factory: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
+        # What uvloop does when it is cancelled here: the protocol hears that it is connected, never that it is lost.
+        factory().connection_made(asyncio.Transport())
+        await asyncio.Event().wait()
+
+    pool = Pool(PoolLimits(connect_seconds=0.05))
+    monkeypatch.setattr(pool.loop, "create_connection", opens_and_stalls)
+    with pytest.raises(UpstreamUnreachable, match="did not accept a connection"):
+        await pool.open(("127.0.0.1", 1), GET)
+    assert pool.connections == 0
+    async with asyncio.timeout(5):
+        await pool.close()
+
+
 async def test_an_upstream_that_never_answers_is_given_up() -> None:
     async with upstream(each_request(b"")) as server, pool(first_byte_seconds=0.05) as one:
         with pytest.raises(UpstreamTimeout, match=r"no answer within 0\.05 s"):

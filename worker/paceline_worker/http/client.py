@@ -110,16 +110,23 @@ class Pool:
 
     async def _connect(self, address: Address) -> UpstreamConnection:
         host, port = address
+        begun = UpstreamConnection(self, address)
+        connected = False
         try:
             async with asyncio.timeout(self.limits.connect_seconds):
-                _, connection = await self.loop.create_connection(lambda: UpstreamConnection(self, address), host, port)
+                await self.loop.create_connection(lambda: begun, host, port)
+            connected = True
         except TimeoutError:
             raise UpstreamUnreachable(
                 f"{host}:{port} did not accept a connection within {self.limits.connect_seconds:g} s"
             ) from None
         except OSError as error:
             raise UpstreamUnreachable(f"{host}:{port} can't be reached: {error.strerror or error}") from None
-        return connection
+        finally:
+            if not connected:
+                # Cancelled in the moment in which it succeeds, uvloop closes the socket without telling the protocol.
+                self.lost(begun)
+        return begun
 
     # --- what connections report
 
