@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
+from paceline.api.wire import Role
 from paceline.policy.scaling.profiles import get_profile
 from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.router import RouterSettings
@@ -22,10 +24,13 @@ def settings(**changes: object) -> SimSettings:
         profile=PROFILE,
         gpus_per_engine=2,
         router=RouterSettings(ttft_seconds=2.0),
-        max_engines=12,
+        bounds={Role.PREFILL: (0, 12), Role.DECODE: (0, 12)},
         gpu_budget=32,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
+
+
+AGGREGATED = {Role.BOTH: (0, 24)}
 
 
 def conversation(*, seconds: float = 120.0, rate: float = 4.0, seed: int = 0) -> Workload:
@@ -48,5 +53,5 @@ class RestlessPolicy:
         self._rng = random.Random(seed)
         self._flexible = flexible
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         cluster.apply(Targets(self._rng.randint(0, 9), self._rng.randint(0, 9), flexible=self._flexible))

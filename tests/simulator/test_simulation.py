@@ -18,7 +18,7 @@ from paceline.simulator.settings import PodHabits, ScrapeHabits, Tiers
 from paceline.simulator.simulation import Run, Simulation
 from paceline.simulator.workload import Workload
 from paceline.traces.record import TraceRequest
-from tests.simulator.scenes import PROFILE, RestlessPolicy, conversation, settings, trace_of
+from tests.simulator.scenes import AGGREGATED, PROFILE, RestlessPolicy, conversation, settings, trace_of
 
 QUICK_PODS = PodHabits(start_p50_seconds=5, start_p95_seconds=12, start_failure=0.2)
 
@@ -62,7 +62,7 @@ def test_blocks_in_host_memory_cost_the_time_to_load_them() -> None:
 
 def test_engines_that_serve_both_roles_need_no_transfer() -> None:
     run = Simulation(
-        Workload(trace_of(TraceRequest(0.0, 3000, 5))), StaticPolicy(1, 0), settings(aggregated=True)
+        Workload(trace_of(TraceRequest(0.0, 3000, 5))), StaticPolicy(1, 0), settings(bounds=AGGREGATED)
     ).run()
     steps = [PROFILE.step_seconds(1, 3001 + done) for done in range(4)]
     assert run.score.ttft[0] == pytest.approx(PROFILE.prefill_seconds(3000))
@@ -100,7 +100,7 @@ def test_no_change_of_engines_ever_loses_a_request(seed: int, *, flexible: bool,
     run = Simulation(
         conversation(seed=seed, rate=6),
         RestlessPolicy(seed, flexible=flexible),
-        settings(pods=QUICK_PODS, aggregated=aggregated, min_engines=0, seed=seed),
+        settings(pods=QUICK_PODS, seed=seed, **({"bounds": AGGREGATED} if aggregated else {})),
     ).run()
     report = policy_report(run)
     assert report.lost == 0

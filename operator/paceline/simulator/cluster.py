@@ -77,6 +77,12 @@ class Targets:
     flexible: bool = False
     """Whether running engines may change their role, and starting ones get theirs when they are ready."""
 
+    def by_role(self, settings: SimSettings) -> dict[Role, int]:
+        """The same by role. Engines that serve both roles count once."""
+        if settings.aggregated:
+            return {Role.BOTH: self.prefill + self.decode}
+        return {Role.PREFILL: self.prefill, Role.DECODE: self.decode}
+
 
 class Cluster:
     """All pods. ``make_engine`` makes the engine of a pod that is ready."""
@@ -150,13 +156,9 @@ class Cluster:
     def apply(self, targets: Targets) -> None:
         """Go towards some targets: start, drain and, if they allow it, change roles."""
         settings = self._settings
-        if settings.aggregated:
-            wanted = {Role.BOTH: targets.prefill + targets.decode}
-        else:
-            wanted = {Role.PREFILL: targets.prefill, Role.DECODE: targets.decode}
-        wanted = {role: max(settings.min_engines, min(settings.max_engines, n)) for role, n in wanted.items()}
+        wanted = {role: settings.bounded(role, count) for role, count in targets.by_role(settings).items()}
         self._wanted = wanted
-        if targets.flexible and not settings.aggregated:
+        if targets.flexible and settings.flexible and not settings.aggregated:
             self._resize(None, list(self._active()), sum(wanted.values()))
             self._change_roles()
         else:

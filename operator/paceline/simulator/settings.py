@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from paceline.api.wire import Role
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.router import RouterSettings
 
@@ -94,11 +96,20 @@ class SimSettings:
     pods: PodHabits = PodHabits()
     scrape: ScrapeHabits = ScrapeHabits()
     tiers: Tiers = Tiers()
-    aggregated: bool = False
-    """Every engine serves both roles."""
-    min_engines: int = 1
-    """Of each role."""
-    max_engines: int = 64
-    """Of each role."""
-    gpu_budget: int = 128
+    bounds: Mapping[Role, tuple[int, int]]
+    """Fewest and most engines of each role: of prefill and decode, or of both."""
+    flexible: bool = True
+    """Whether running engines may change their role, if the policy knows how."""
+    gpu_budget: int
+    """Most accelerators at any moment, those of starting and draining pods too."""
     seed: int = 0
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether every engine serves both roles."""
+        return Role.BOTH in self.bounds
+
+    def bounded(self, role: Role, count: float) -> int:
+        """The nearest number of engines that is allowed. NaN is not a number of engines."""
+        least, most = self.bounds[role]
+        return int(max(least, min(most, count)))

@@ -63,7 +63,8 @@ class Simulation:
         self._cluster = Cluster(settings, self._loop, self._router, self._make_engine, bill_until=workload.seconds)
         self._noise = random.Random(f"{settings.seed}/noise")  # noqa: S311 - reproducible, not secret
         self._samples: list[Sample] = []
-        self._visible: deque[Sample] = deque()
+        self._unseen: deque[Sample] = deque()
+        """Scrapes that the policy has not been shown yet."""
 
     def run(self, *, progress: Callable[[int], None] | None = None) -> Run:
         """Simulate. ``progress`` is called now and then with the number of requests that have arrived."""
@@ -84,11 +85,7 @@ class Simulation:
         return self._result(time.perf_counter() - began)
 
     def _begin(self) -> None:
-        initial = self._policy.initial
-        if self._settings.aggregated:
-            self._cluster.begin({Role.BOTH: initial.prefill + initial.decode})
-        else:
-            self._cluster.begin({Role.PREFILL: initial.prefill, Role.DECODE: initial.decode})
+        self._cluster.begin(self._policy.initial.by_role(self._settings))
         self._scrape(None)
         if self._policy.interval_seconds is not None:
             self._loop.at(self._policy.interval_seconds, self._decide)
@@ -97,15 +94,15 @@ class Simulation:
         habits = self._settings.scrape
         sample = take_sample(self._loop.now, self._cluster, self._router, self._score, habits, self._noise)
         self._samples.append(sample)
-        self._visible.append(sample)
+        self._unseen.append(sample)
         self._loop.at(self._loop.now + habits.interval_seconds, self._scrape)
 
     def _decide(self, _: None) -> None:
         known = self._loop.now - self._settings.scrape.delay_seconds
-        while len(self._visible) > 1 and self._visible[1].at <= known:
-            self._visible.popleft()
-        if self._visible[0].at <= known:
-            self._policy.decide(self._visible[0], self._cluster)
+        seen = []
+        while self._unseen and self._unseen[0].at <= known:
+            seen.append(self._unseen.popleft())
+        self._policy.decide(seen, self._cluster)
         if self._policy.interval_seconds is not None:
             self._loop.at(self._loop.now + self._policy.interval_seconds, self._decide)
 

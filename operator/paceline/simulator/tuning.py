@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from paceline.api.wire import Role
 from paceline.errors import ConfigError
 from paceline.simulator.policies import decode_tps, hpa, keda, oracle, threshold, throughput
 from paceline.simulator.policies.base import Context, Policy, settled_counts
@@ -26,10 +27,15 @@ TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
 STATIC: Final = "static-best"
 POLICIES: Final = (STATIC, *TUNED)
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float], None]
+"""Hears what is simulated, and what share of it is done."""
 
 
-def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: Progress = lambda _: None) -> Run:
+def _silent(what: str, share: float) -> None:
+    """Nobody watches."""
+
+
+def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: Progress = _silent) -> Run:
     """Simulate the best form of a policy. ``progress`` hears of every run. Raises ConfigError for an unknown name."""
     context = Context(workload, settings, settled_counts(workload, settings))
     if name == STATIC:
@@ -41,8 +47,7 @@ def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: 
         best = StaticSearch(context, progress).run()
         best.policy = name
     for number, policy in enumerate(TUNED[name](context)):
-        progress(f"{name}: setting {number + 1}")
-        run = Simulation(workload, policy, settings).run()
+        run = _simulate(context, policy, f"{name}, setting {number + 1}", progress)
         if best is None or _better(run, best):
             best = run
     if best is None:
@@ -65,15 +70,16 @@ class StaticSearch:
     def run(self) -> Run:
         """The run of the best fleet; of the largest when none passes."""
         settings, guess = self._context.settings, self._context.initial
-        least, most = settings.min_engines, settings.max_engines
         if settings.aggregated:
-            total = self._smallest(lambda n: _passes(self._at(n, 0)), guess.prefill + guess.decode, least, most)
+            least, most = settings.bounds[Role.BOTH]
+            total = self._smallest(lambda n: _passes(self._at(n, 0)), guess.prefill, least, most)
             return self._at(total, 0)
+        (least, most), (least_decode, most_decode) = settings.bounds[Role.PREFILL], settings.bounds[Role.DECODE]
         many = min(most, 2 * guess.prefill + 2)
-        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least, most)
+        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least_decode, most_decode)
         prefill = self._smallest(lambda n: _passes(self._at(n, decode)), guess.prefill, least, most)
         best = self._at(prefill, decode)
-        if decode < most and prefill - 2 >= least and _passes(self._at(prefill - 2, decode + 1)):
+        if decode < most_decode and prefill - 2 >= least and _passes(self._at(prefill - 2, decode + 1)):
             fewer = self._smallest(lambda n: _passes(self._at(n, decode + 1)), prefill - 2, least, prefill - 2)
             best = self._at(fewer, decode + 1)
         return best
@@ -81,9 +87,8 @@ class StaticSearch:
     def _at(self, prefill: int, decode: int) -> Run:
         key = (prefill, decode)
         if key not in self._runs:
-            self._progress(f"{STATIC}: {prefill} prefill, {decode} decode")
-            policy = StaticPolicy(prefill, decode)
-            self._runs[key] = Simulation(self._context.workload, policy, self._context.settings).run()
+            what = f"{STATIC}, {prefill} prefill and {decode} decode"
+            self._runs[key] = _simulate(self._context, StaticPolicy(prefill, decode), what, self._progress)
         return self._runs[key]
 
     def _itl_holds(self, run: Run) -> bool:
@@ -111,6 +116,13 @@ class StaticSearch:
             else:
                 low = middle
         return high
+
+
+def _simulate(context: Context, policy: Policy, what: str, progress: Progress) -> Run:
+    total = len(context.workload)
+    return Simulation(context.workload, policy, context.settings).run(
+        progress=lambda arrived: progress(what, arrived / total)
+    )
 
 
 def _passes(run: Run) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from paceline.api.wire import Role
 from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, size_decode
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.cluster import Cluster, Targets
@@ -38,8 +40,8 @@ class Policy(Protocol):
         """The engines that are ready when the load begins."""
         ...
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
-        """Look at the newest sample there is and change the cluster, or not."""
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
+        """Look at the scrapes that have become visible since the last call, if any, and change the cluster, or not."""
         ...
 
 
@@ -85,10 +87,10 @@ def settled_counts(workload: Workload, settings: SimSettings) -> Targets:
         kv_capacity_tokens=profile.kv_capacity_tokens,
     )
     decode = size_decode(MeanSteps(profile), demand, limits).engines
-    return Targets(
-        prefill=max(settings.min_engines, min(settings.max_engines, math.ceil(work / seconds / PREFILL_UTILISATION))),
-        decode=max(settings.min_engines, int(min(settings.max_engines, decode))),
-    )
+    prefill = math.ceil(work / seconds / PREFILL_UTILISATION)
+    if settings.aggregated:
+        return Targets(settings.bounded(Role.BOTH, prefill + decode), 0)
+    return Targets(settings.bounded(Role.PREFILL, prefill), settings.bounded(Role.DECODE, decode))
 
 
 class DownWindow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from paceline.simulator.cluster import Cluster, Targets
@@ -37,8 +37,11 @@ class DecodeTpsPolicy:
         self._window = DownWindow(DOWN_SECONDS)
         self._seen: deque[Sample] = deque()
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """See :class:`Policy`."""
+        if not seen:
+            return
+        sample = seen[-1]
         self._seen.append(sample)
         while len(self._seen) > 2 and self._seen[1].at <= sample.at - RATE_SECONDS:
             self._seen.popleft()

@@ -8,7 +8,7 @@ the last 300 s.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from paceline.simulator.cluster import Cluster, Targets
@@ -37,8 +37,11 @@ class HpaPolicy:
         self._prefill_window = DownWindow(DOWN_SECONDS)
         self._decode_window = DownWindow(DOWN_SECONDS)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """See :class:`Policy`."""
+        if not seen:
+            return
+        sample = seen[-1]
         prefill, decode = sample.prefill, sample.decode
         cluster.apply(
             Targets(

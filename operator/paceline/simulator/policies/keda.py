@@ -7,7 +7,7 @@ the cool-down of 300 s. Decode engines hardly ever let requests wait, so their t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from paceline.simulator.cluster import Cluster, Targets
@@ -32,8 +32,11 @@ class KedaPolicy:
         self._prefill_window = DownWindow(COOLDOWN_SECONDS)
         self._decode_window = DownWindow(COOLDOWN_SECONDS)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """See :class:`Policy`."""
+        if not seen:
+            return
+        sample = seen[-1]
         prefill = math.ceil(sample.prefill.waiting / self._prefill_threshold)
         decode = math.ceil((sample.decode.running + sample.decode.waiting) / self._decode_threshold)
         cluster.apply(

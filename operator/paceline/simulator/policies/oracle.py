@@ -10,7 +10,7 @@ upper bound on the least GPU-hours that meet the objective, not a proof of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -26,6 +26,8 @@ SLOT_SECONDS: Final = 10.0
 UTILISATIONS: Final = (0.45, 0.55, 0.65, 0.8)
 SMOOTHING_SLOTS: Final = (3, 9)
 """Slots around each that its load is the mean of."""
+MOST_ENGINES: Final = 1e6
+"""Stands for more than any cluster has, where no number of engines is enough."""
 DECODE_MARGINS: Final = (1.0, 1.25)
 
 
@@ -42,7 +44,7 @@ class OraclePolicy:
         self._ahead = math.ceil(settings.pods.start_p95_seconds / SLOT_SECONDS) + 1
         self.initial = self._targets(0)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:  # noqa: ARG002 - it knows without looking
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:  # noqa: ARG002 - it knows without looking
         """See :class:`Policy`."""
         cluster.apply(self._targets(round(cluster.now / SLOT_SECONDS)))
 
@@ -52,7 +54,8 @@ class OraclePolicy:
         total = int((self._prefill[soon] + self._decode[soon]).max())
         # Roles for the busiest of this slot and the next: what is ordered for later may idle in either.
         decode = int(self._decode[slot : slot + 2].max())
-        return Targets(max(int(self._prefill[slot : slot + 2].max()), total - decode), decode, flexible=True)
+        prefill = int(self._prefill[slot : slot + 2].max())
+        return Targets(max(prefill, total - decode), decode, flexible=True)
 
 
 def _schedule(
@@ -80,8 +83,7 @@ def _schedule(
         else 0
         for rate, tokens, context in zip(*(column.tolist() for column in columns), strict=True)
     ]
-    least, most = settings.min_engines, settings.max_engines
-    return np.clip(prefill, least, most), np.clip(np.array(decode, dtype=float), least, most)
+    return prefill, np.minimum(np.array(decode, dtype=float), MOST_ENGINES)
 
 
 def candidates(context: Context) -> Iterator[Policy]:

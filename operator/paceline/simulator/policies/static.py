@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.telemetry import Sample
 
@@ -15,5 +17,5 @@ class StaticPolicy:
         self.name = name
         self.initial = Targets(prefill, decode)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """Nothing to decide."""

@@ -6,7 +6,7 @@ one step at a time, and none up while an engine of that role starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from paceline.simulator.cluster import Cluster, Targets
@@ -36,8 +36,11 @@ class ThresholdPolicy:
         self._prefill_window = DownWindow(DOWN_SECONDS)
         self._decode_window = DownWindow(DOWN_SECONDS)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """See :class:`Policy`."""
+        if not seen:
+            return
+        sample = seen[-1]
         prefill, decode = sample.prefill, sample.decode
         backlog = prefill.waiting_tokens / CONTEXT_TOKENS / max(1, prefill.ready)
         cluster.apply(

@@ -8,9 +8,10 @@ a loop adds one engine, or takes one away, by the queue and the batch, within on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from paceline.api.wire import Role
 from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, size_decode
 from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.policies.base import Context, MeanSteps, Policy
@@ -39,8 +40,11 @@ class ThroughputPolicy:
         self._last: Sample | None = None
         self._extra = (0, 0)
 
-    def decide(self, sample: Sample, cluster: Cluster) -> None:
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
         """See :class:`Policy`."""
+        if not seen:
+            return
+        sample = seen[-1]
         if self._last is None:
             self._last = sample
         elif sample.at - self._last.at >= PLAN_SECONDS:
@@ -70,7 +74,7 @@ class ThroughputPolicy:
         )
         return Targets(
             math.ceil(requests / seconds * service / self._utilisation),
-            int(min(self._settings.max_engines, sizing.engines)),
+            self._settings.bounded(Role.DECODE, sizing.engines),
         )
 
     def _prefill_extra(self, sample: Sample) -> int:

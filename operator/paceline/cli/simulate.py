@@ -1,0 +1,165 @@
+"""``paceline simulate FILE --trace T``: replay a trace against scaling policies in virtual time, and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from paceline.cli.up import FACTOR, MINUTES, START
+from paceline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from paceline.simulator.report import PolicyReport, Report
+
+DEFAULT_POLICIES = "static-best,hpa,threshold"
+SHOWN_PROBLEMS = 3
+"""Bad rows of a trace that are printed."""
+
+
+@click.command()
+@click.argument("file")
+@click.option("--trace", "trace_file", type=click.Path(path_type=Path), required=True, help="Trace to replay.")
+@click.option(
+    "--trace-format",
+    type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),
+    default="mooncake",
+    show_default=True,
+)
+@click.option(
+    "--policy",
+    "policies",
+    default=DEFAULT_POLICIES,
+    show_default=True,
+    metavar="NAME[,NAME...]",
+    help="Policies to compare; all for every one there is.",
+)
+@click.option(
+    "--rate-scale", type=FACTOR, default=1.0, show_default=True, help="Copies of the trace at once, each a bit shifted."
+)
+@click.option("--time-scale", type=FACTOR, default=1.0, show_default=True, help="How many times as fast arrivals come.")
+@click.option("--start-minute", type=START, default=0.0, help="Where in the trace to begin.")
+@click.option("--minutes", type=MINUTES, help="How much of the trace to replay. Default: all of it.")
+@click.option("--spread-ticks", is_flag=True, help="Spread requests that share a coarse time stamp until the next one.")
+@click.option("--engine-profile", metavar="NAME", help="Engine model. Default: that of the manifest's hardware.")
+@click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write the report as JSON.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw all policies.")
+def simulate(
+    file: str,
+    trace_file: Path,
+    trace_format: str,
+    policies: str,
+    rate_scale: float,
+    time_scale: float,
+    start_minute: float,
+    minutes: float | None,
+    spread_ticks: bool,
+    engine_profile: str | None,
+    seed: int,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> int:
+    """Replay a trace against the ModelDeployment in FILE, in virtual time, under one or more scaling policies. All run
+    behind the same router; those with settings get the best of a small grid on the trace. FILE can be - for standard
+    input.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from paceline.cli.manifests import read_manifest
+    from paceline.simulator.compare import compare, policy_names
+    from paceline.simulator.report import report
+    from paceline.simulator.scenario import settings_of
+    from paceline.simulator.workload import Workload
+    from paceline.traces.formats import SERVEGEN, read_trace
+
+    md = read_manifest(file)
+    names = policy_names(policies)
+    settings = settings_of(md, profile=engine_profile, seed=seed)
+    generated = trace_format == SERVEGEN
+    trace = read_trace(
+        trace_file,
+        trace_format,
+        start_minute=start_minute,
+        minutes=minutes,
+        generated_rate=rate_scale if generated else 1.0,
+        seed=seed,
+    )
+    if trace.malformed:
+        rows = "\n  ".join(str(problem) for problem in trace.problems[:SHOWN_PROBLEMS])
+        click.echo(f"{trace_file}: {trace.malformed} malformed rows were left out:\n  {rows}", err=True)
+    if spread_ticks:
+        trace = trace.spread_ticks()
+    trace = trace.at_rate(time_scale)
+    if md.spec.model.max_model_len is not None:
+        trace, too_long = trace.fitting(md.spec.model.max_model_len)
+        if too_long:
+            limit = md.spec.model.max_model_len
+            click.echo(f"{too_long} requests are longer than spec.model.maxModelLen ({limit}); left out.", err=True)
+    if not trace.requests:
+        raise ConfigError(f"{trace_file}: no request fits spec.model.maxModelLen.")
+    workload = Workload(trace, rate_scale=1.0 if generated else rate_scale, seed=seed)
+    runs = compare(names, workload, settings, Console(stderr=True))
+    title = f"{trace.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"
+    result = report(title, runs)
+    _write_json(json_file, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if plot_file is not None:
+        from paceline.simulator.plot import draw
+
+        draw(plot_file, runs, trace=f"{title} on {settings.profile.name}")
+    _print(result)
+    return 0
+
+
+def _write_json(path: Path | None, text: bytes) -> None:
+    if path is None:
+        return
+    try:
+        path.write_bytes(text)
+    except OSError as error:
+        raise ConfigError(f"--json: can't write {path}: {error.strerror}.") from None
+
+
+def _print(result: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=result.trace, title_justify="left")
+    for name in ("policy", "attained", "of feasible", "TTFT p50/p90/p99 ms", "ITL p50/p90/p99 ms"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for name in ("GPU-hours", "good/GPU-hour", "hit rate", "flips", "starts", "drains", "max GPUs", "refused", "lost"):
+        table.add_column(name, justify="right")
+    for policy in result.policies:
+        table.add_row(*_cells(policy), style=None if policy.meets_gate else "yellow")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    if not all(policy.meets_gate for policy in result.policies):
+        console.print("Policies in yellow miss the target share of feasible requests.", style="yellow")
+    console.print(
+        f"Simulated {result.simulated_requests_per_second:,.0f} requests/s; the runs shown took "
+        f"{result.wall_seconds:.1f} s."
+    )
+
+
+def _cells(policy: PolicyReport) -> tuple[str, ...]:
+    def quantiles(values: tuple[float | None, ...], digits: int) -> str:
+        return " / ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
+
+    ttft, itl = policy.ttft_ms, policy.itl_ms
+    return (
+        policy.policy,
+        f"{100 * policy.attainment:.1f}%",
+        f"{100 * policy.feasible_attainment:.1f}%",
+        quantiles((ttft.p50, ttft.p90, ttft.p99), 0),
+        quantiles((itl.p50, itl.p90, itl.p99), 1),
+        f"{policy.gpu_hours:.1f}",
+        f"{policy.goodput_per_gpu_hour:.0f}",
+        f"{100 * policy.prefix_hit_rate:.1f}%",
+        *(str(count) for count in (policy.flips, policy.starts, policy.drains, policy.max_gpus)),
+        str(policy.rejected),
+        str(policy.lost),
+    )
