@@ -253,6 +253,7 @@ def report_lines(report: SloReport) -> list[tuple[str, str]]:
             f"{report.attainment.both:.1f}% within both (target {report.target_percent}%: "
             f"{'met' if report.met else 'missed'})",
         ),
+        *([("feasible", _feasible_line(report.feasible, report))] if report.feasible is not None else []),
         ("goodput", f"{report.goodput_rate:.2f} requests/s within both, of {report.offered_rate:.2f} offered"),
         ("tokens", f"{report.prompt_token_rate:,.0f}/s in, {report.output_token_rate:,.0f}/s out"),
         (
@@ -262,16 +263,6 @@ def report_lines(report: SloReport) -> list[tuple[str, str]]:
             else f"{report.cache_hit_percent:.1f}% of prompt tokens hit",
         ),
     ]
-    if report.feasible is not None:
-        lines.insert(
-            next(index for index, (label, _) in enumerate(lines) if label == "attainment") + 1,
-            (
-                "feasible",
-                f"{report.feasible.percent:.1f}% of the requests have a prompt that an idle engine computes within "
-                f"{report.ttft_objective_milliseconds:,} ms; {report.feasible.attainment_percent:.1f}% of those were "
-                "within both",
-            ),
-        )
     if report.restarts:
         lines.append(("restarts", f"{report.restarts} engines were started again"))
     if report.left_out:
@@ -288,6 +279,13 @@ def _latency(quantiles: Quantiles | None, objective: int, attainment: float) -> 
     return (
         f"p50 {quantiles.p50:,.0f}  p90 {quantiles.p90:,.0f}  p95 {quantiles.p95:,.0f}  p99 {quantiles.p99:,.0f}  "
         f"max {quantiles.max:,.0f} ms; {attainment:.1f}% within {objective:,} ms"
+    )
+
+
+def _feasible_line(feasible: Feasible, report: SloReport) -> str:
+    return (
+        f"{feasible.percent:.1f}% of the requests have a prompt that an idle engine computes within "
+        f"{report.ttft_objective_milliseconds:,} ms; {feasible.attainment_percent:.1f}% of those were within both"
     )
 
 

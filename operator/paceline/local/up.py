@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import uvloop
 from rich.console import Console
 
 from paceline.api.v1alpha1 import ModelDeployment
@@ -68,7 +69,9 @@ def run_up(md: ModelDeployment, options: UpOptions, console: Console) -> int:
         if path is not None:
             _check_writable(flag, path)
     with _owned(options.run_dir):
-        return asyncio.run(_run(md, options, load, console))
+        # The load client shares this process: a faster loop is a client that is less late.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(md, options, load, console))
 
 
 async def _run(md: ModelDeployment, options: UpOptions, load: ChosenLoad | None, console: Console) -> int:

@@ -17,10 +17,12 @@ from typing import Final, NamedTuple
 from paceline.traces.record import TraceRequest
 
 ALPHABET: Final = (string.ascii_uppercase + string.digits + " ").encode()
-"""Characters whose ids have two digits: that keeps requests with token ids a third smaller."""
+"""Characters whose ids have two digits: requests are a third smaller, and quicker to write."""
 DEFAULT_CACHE_BLOCKS: Final = 8_192
 """Blocks kept rendered: 512 tokens are about 2 KB, so about 16 MB."""
 _TABLE: Final = bytes(ALPHABET[byte % len(ALPHABET)] for byte in range(256))
+_TENS: Final = bytes(48 + byte // 10 % 10 for byte in range(256))
+_UNITS: Final = bytes(48 + byte % 10 for byte in range(256))
 
 
 class PromptMaker:
@@ -90,7 +92,11 @@ def _characters(key: str, size: int) -> bytes:
 
 
 def _render(text: bytes) -> bytes:
-    return ",".join(map(str, text)).encode()
+    """The ids of two digits each, separated by commas: written column by column, which is faster than one by one."""
+    digits = bytearray(b",") * (3 * len(text) - 1)
+    digits[0::3] = text.translate(_TENS)
+    digits[1::3] = text.translate(_UNITS)
+    return bytes(digits)
 
 
 def _blocks(request: TraceRequest) -> Iterator[tuple[int, int]]:
