@@ -32,3 +32,21 @@ def share_out(wants: Mapping[Role, int], limits: Mapping[Role, PoolSettings], gp
         best = max(short, key=lambda role: (wants[role] / (2 * owed[role] + 1), role is Role.DECODE))
         owed[best] += 1
         left -= limits[best].gpus_per_engine
+
+
+def spread(engines: Mapping[Role, int], limits: Mapping[Role, PoolSettings], total: int) -> dict[Role, int]:
+    """``total`` engines over roles in the proportion of ``engines``, each at least that and at most its maximum.
+
+    With fewer than that it is shared out; what no role may have is left over.
+    """
+    if total < sum(engines.values()):
+        gpus = total * next(iter(limits.values())).gpus_per_engine
+        return share_out(engines, limits, gpus) if gpus else dict(engines)
+    result = dict(engines)
+    for _ in range(total - sum(engines.values())):
+        open_to = [role for role in result if result[role] < limits[role].max_engines]
+        if not open_to:
+            break
+        best = max(open_to, key=lambda role: (max(1, engines[role]) / (2 * result[role] + 1), role is Role.DECODE))
+        result[best] += 1
+    return result

@@ -34,14 +34,16 @@ class Limit(StrEnum):
     GPU_BUDGET = "GpuBudget"
     MIN_REPLICAS = "MinReplicas"
     MAX_REPLICAS = "MaxReplicas"
+    IDLE = "Idle"
     HELD = "Held"
 
 
 class Flip(Value, frozen=True, kw_only=True):
-    """A running engine that is to change its role."""
+    """A running engine that is to change its role, or to get one."""
 
     engine: str
-    before: Role
+    before: Role | None
+    """None: it had none yet."""
     after: Role
 
 
@@ -131,11 +133,17 @@ class Decision(Value, frozen=True, kw_only=True):
 
     at: float
     before: Counts
-    """Engines that are ready, starting or changing, by role; those without one are counted where they are needed."""
+    """Engines that are ready, by role."""
+    starting: Count = 0
+    """Pods that are not ready yet."""
+    draining: Count = 0
+    """Engines that finish what they have and go."""
     roles: Counts
     """Roles of the engines that are there, for the time that a flip takes."""
     engines: Counts
-    """Engines that there should be when a new one would be ready."""
+    """Engines that there are to be, ready or not, once starts and drains are carried out. New ones that have no role
+    take the one that lacks most of this.
+    """
     flips: Annotated[tuple[Flip, ...], Meta(max_length=MAX_ACTIONS)] = ()
     starts: Annotated[tuple[Start, ...], Meta(max_length=3)] = ()
     drains: Annotated[tuple[Drain, ...], Meta(max_length=MAX_ACTIONS)] = ()

@@ -6,7 +6,7 @@ itself. A pod that is not ready by its deadline is absent: it counts for nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from paceline.api.wire import EngineState, Role
@@ -61,9 +61,9 @@ def survey(observation: Observation, settings: ScalingSettings) -> tuple[Pool, .
     return pools
 
 
-def count(pools: tuple[Pool, ...], *, starting: bool) -> Counts:
-    """Engines by role over all pools; with ``starting``, those that have a role already too."""
-    roles = [engine.role for pool in pools for engine in (pool.ready + pool.starting if starting else pool.ready)]
+def ready_counts(pools: Sequence[Pool]) -> Counts:
+    """Ready engines by role over all pools."""
+    roles = [engine.role for pool in pools for engine in pool.ready]
     return Counts(prefill=roles.count(Role.PREFILL), decode=roles.count(Role.DECODE), both=roles.count(Role.BOTH))
 
 

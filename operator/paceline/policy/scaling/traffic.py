@@ -199,11 +199,9 @@ def far_needs(
     }
 
 
-def attainment_with(traffic: Traffic, prefill_engines: int, settings: ScalingSettings, models: EngineModels) -> float:
+def attainment_with(traffic: Traffic, prefill_engines: int, models: EngineModels) -> float:
     """Share of the feasible requests of the far horizon that so many prefill engines would serve in time."""
     work = prefill_arrivals(traffic.far, models.prefill)
-    if settings.aggregated or not work:
-        return 1.0
     return replay_schedule(work, ((-math.inf, prefill_engines),), traffic.objective).attainment
 
 

@@ -1,0 +1,91 @@
+"""Flips: which running engines change their role, for the near horizon. They never change the number of engines.
+
+An engine changes when one role lacks engines and the other has more than it needs, and has had for a moment, so that
+noise moves nothing. When both lack engines, the shortage is shared only if that clearly helps. Called by the planner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from paceline.api.wire import Role
+from paceline.policy.roles import EngineRole, assign_roles
+from paceline.policy.scaling.allocation import share_out
+from paceline.policy.scaling.decision import MAX_ACTIONS, Flip, Rejected
+from paceline.policy.scaling.sizing import Sizing
+from paceline.policy.scaling.supply import Pool
+from paceline.policy.scaling.windows import recent_near_need
+
+DONOR_SECONDS: Final = 30.0
+"""An engine changes only if its role could have done without it for this long."""
+SHARING_GAIN: Final = 1.15
+"""When both roles lack engines, the worse off must gain this factor in coverage before any engine changes."""
+
+
+def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Rejected, ...]]:
+    """Flips of one pool, and those that were thought of and not made."""
+    measured = sizing.observation.measured
+    if len(pool.limits) < 2 or not pool.ready:
+        return (), ()
+    need = sizing.near_wanted
+    have = {role: pool.ready_of(role) for role in pool.limits}
+    short = [role for role in pool.limits if have[role] < need[role]]
+    unassigned = any(engine.role not in pool.limits for engine in pool.ready)
+    if not short and not unassigned:
+        return (), ()
+    if short and measured.flip_seconds >= measured.start_p50_seconds:
+        why = f"a change of role takes {measured.flip_seconds:.0f} s, a start {measured.start_p50_seconds:.0f} s"
+        return (), (Rejected(action=f"change engines to {short[0]}", why=why),)
+    if sum(need.values()) <= len(pool.ready):
+        wanted = _with_patience(pool, sizing, have)
+    else:
+        wanted = share_out(need, pool.limits, len(pool.ready) * pool.gpus_per_engine)
+        if not unassigned and _coverage(wanted, need) < SHARING_GAIN * _coverage(have, need):
+            why = "every role lacks engines, and another split would hardly help"
+            return (), (Rejected(action=f"change engines to {short[0]}", why=why),)
+    flips = _flips(pool, wanted, sizing.losses)
+    rejected = tuple(
+        Rejected(
+            action=f"change {need[role] - wanted[role]} more to {role}",
+            why=f"the other role needed its engines within the last {DONOR_SECONDS:.0f} s",
+        )
+        for role in short
+        if wanted[role] < need[role] and sum(need.values()) <= len(pool.ready)
+    )
+    return flips, rejected
+
+
+def _with_patience(pool: Pool, sizing: Sizing, have: Mapping[Role, int]) -> dict[Role, int]:
+    """What each role is to have, when there is enough for all: no role falls below what it needed a moment ago."""
+    since = sizing.observation.now - DONOR_SECONDS
+    kept = {
+        role: min(have[role], max(sizing.near_wanted[role], recent_near_need(sizing.wants, role, since=since)))
+        for role in pool.limits
+    }
+    engines = len(pool.ready)
+    return {
+        role: max(kept[role], min(sizing.near_wanted[role], engines - sum(kept.values()) + kept[role]))
+        for role in pool.limits
+    }
+
+
+def _flips(pool: Pool, wanted: Mapping[Role, int], losses: Mapping[str, float]) -> tuple[Flip, ...]:
+    """The fewest changes that reach ``wanted``, of the engines with the least to lose.
+
+    Engines between two roles can't change again yet: they are taken off what is wanted of their new one.
+    """
+    changing = [engine.role for engine in pool.ready if engine.changing]
+    left = {role: max(0, count - changing.count(role)) for role, count in wanted.items()}
+    settled = [
+        EngineRole(engine.name, engine.role, losses[engine.name]) for engine in pool.ready if not engine.changing
+    ]
+    if len(settled) < sum(count > 0 for count in left.values()) and changing:
+        return ()
+    changes = assign_roles(settled, left)
+    return tuple(Flip(engine=one.engine, before=one.before, after=one.after) for one in changes[:MAX_ACTIONS])
+
+
+def _coverage(have: Mapping[Role, int], need: Mapping[Role, int]) -> float:
+    return min((have[role] / need[role] for role in need if need[role]), default=math.inf)

@@ -1,0 +1,48 @@
+"""What one decision is built on: needs, what is allowed of them, and what was needed before.
+
+Made by the planner, read by the steps that turn it into flips, starts, drains and words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from paceline.api.wire import Role
+from paceline.policy.scaling.needs import Need
+from paceline.policy.scaling.observation import Counts, EngineLoad, Observation, Want
+from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.policy.scaling.settings import ScalingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Needs of both horizons, by role."""
+
+    observation: Observation
+    settings: ScalingSettings
+    near: Mapping[Role, Need]
+    far: Mapping[Role, Need]
+    near_wanted: Mapping[Role, int]
+    """Near needs within the bounds of each role."""
+    wanted: Mapping[Role, int]
+    """Far needs, and near ones that last, within the bounds of each role."""
+    allowed: Mapping[Role, int]
+    """What the GPU budget leaves of that."""
+    wants: Sequence[Want]
+    """Those of past decisions and, last, this one."""
+    losses: Mapping[str, float]
+    """By engine: engine seconds that it would lose if it stopped what it does."""
+
+
+def to_lose(engine: EngineLoad, profile: EngineProfile, output_tokens: float, itl_seconds: float) -> float:
+    """Engine seconds that are lost, or waited for, when this engine stops what it does."""
+    running = engine.running * output_tokens / 2 * itl_seconds / profile.max_seqs
+    return engine.waiting_seconds + running + engine.reusable_tokens * profile.prefill_token
+
+
+def as_counts(engines: Mapping[Role, int]) -> Counts:
+    """A mapping by role as a value that is recorded."""
+    return Counts(
+        prefill=engines.get(Role.PREFILL, 0), decode=engines.get(Role.DECODE, 0), both=engines.get(Role.BOTH, 0)
+    )

@@ -1,0 +1,69 @@
+"""How long a need is remembered before engines go: longer the more the load has jumped.
+
+A rise that comes faster than a pod starts can only be served by engines that are there already. How often the load
+needed more than what had been planned for it one start time before says how large such rises are; the scale-down
+window grows with the square of the largest of the last hour. Noise leaves it as it is, a forecast ramp too, and a burst
+of 4x makes it 16 times as long, up to an hour: long enough to hold engines from one burst to the next.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final
+
+from paceline.api.wire import Role
+from paceline.policy.scaling.observation import MAX_WANTS, Counts, Want
+from paceline.policy.scaling.settings import ScalingSettings
+
+MEMORY_SECONDS: Final = 3600.0
+"""How long a jump is remembered, and the longest window that it makes."""
+
+_AT: Final = attrgetter("at")
+
+
+def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_seconds: float) -> float:
+    """Seconds for which a need keeps engines."""
+    base = settings.down_window_seconds
+    if not settings.adaptive_window:
+        return base
+    return min(max(base, MEMORY_SECONDS), base * surprise(wants, start_seconds=start_seconds) ** 2)
+
+
+def surprise(wants: Sequence[Want], *, start_seconds: float) -> float:
+    """Largest ratio of a near need to what had been planned for that time one start time before; at least 1."""
+    largest = 1.0
+    for index, want in enumerate(wants):
+        before = bisect_right(wants, want.at - start_seconds, hi=index, key=_AT) - 1
+        if before >= 0:
+            largest = max(largest, want.near.total / max(1, wants[before].far.total))
+    return largest
+
+
+def remember_want(wants: Sequence[Want], want: Want, settings: ScalingSettings) -> tuple[Want, ...]:
+    """``wants`` with one more; what is older than any window is forgotten."""
+    oldest = want.at - max(MEMORY_SECONDS, settings.down_window_seconds)
+    kept = [*wants[bisect_left(wants, oldest, key=_AT) :], want]
+    return tuple(kept[-MAX_WANTS:])
+
+
+def largest_need(wants: Sequence[Want], roles: Sequence[Role], *, since: float) -> int:
+    """Most engines that ``roles`` together needed for the far horizon at any decision from ``since`` on."""
+    return max((_of(want.far, roles) for want in wants[bisect_left(wants, since, key=_AT) :]), default=0)
+
+
+def lasting_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
+    """Engines that a role needed for the near horizon at every decision from ``since`` on; 0 if that is not known."""
+    if not wants or wants[0].at > since:
+        return 0
+    return min((want.near.of(role) for want in wants[bisect_left(wants, since, key=_AT) :]), default=0)
+
+
+def recent_near_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
+    """Most engines that a role needed for the near horizon at any decision from ``since`` on."""
+    return max((want.near.of(role) for want in wants[bisect_left(wants, since, key=_AT) :]), default=0)
+
+
+def _of(counts: Counts, roles: Sequence[Role]) -> int:
+    return sum(counts.of(role) for role in roles)
