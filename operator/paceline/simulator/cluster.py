@@ -56,12 +56,14 @@ class Mark:
 class Pod:
     """One engine's pod. ``role`` is the one it has, or will have; None until that is decided."""
 
-    __slots__ = ("announced", "created", "engine", "number", "role", "state")
+    __slots__ = ("announced", "created", "engine", "number", "role", "since", "state")
 
     def __init__(self, number: int, role: Role | None, created: float) -> None:
         self.number = number
         self.role = role
         self.created = created
+        self.since = created
+        """When its state last changed."""
         self.state = PodState.STARTING
         self.engine: SimEngine | None = None
         self.announced = False
@@ -100,7 +102,7 @@ class Cluster:
         self._settings = settings
         self._habits = settings.pods
         self._loop = loop
-        self._router = router
+        self.router = router
         self._make_engine = make_engine
         self._rng = random.Random(f"{settings.seed}/pods")  # noqa: S311 - reproducible, not secret
         self._wanted: Mapping[Role, int] = {}
@@ -130,6 +132,11 @@ class Cluster:
     def now(self) -> float:
         """The present, in seconds since the start."""
         return self._loop.now
+
+    @property
+    def flip_seconds(self) -> float:
+        """How long a change of role takes to be known."""
+        return self._habits.flip_seconds
 
     @property
     def gpus(self) -> int:
@@ -165,6 +172,10 @@ class Cluster:
             for role, count in wanted.items():
                 self._resize(role, [pod for pod in self._active() if pod.role is role], count)
 
+    def prefer(self, wanted: Mapping[Role, int]) -> None:
+        """What pods that are started without a role are to make up."""
+        self._wanted = wanted
+
     def start(self, role: Role | None) -> bool:
         """Create a pod. False if the budget does not allow it."""
         pod = self._create(role)
@@ -186,9 +197,9 @@ class Cluster:
             self._delete(pod)
             return
         leaving = pod.state is PodState.CHANGING
-        pod.state = PodState.DRAINING
+        self._enter(pod, PodState.DRAINING)
         if not leaving:
-            self._router.leave(pod.engine)
+            self.router.leave(pod.engine)
         if pod.engine.empty:
             self._delete(pod)
 
@@ -198,9 +209,9 @@ class Cluster:
             return
         self.flips += 1
         self._mark(Change.FLIP, role)
-        pod.state = PodState.CHANGING
+        self._enter(pod, PodState.CHANGING)
         pod.role = role
-        self._router.leave(pod.engine)
+        self.router.leave(pod.engine)
         pod.announced = False
         self._loop.at(self._loop.now + self._habits.flip_seconds, self._announced, pod)
 
@@ -239,10 +250,14 @@ class Cluster:
 
     def _become_ready(self, pod: Pod) -> None:
         role = pod.role = pod.role or self._missing_role()
-        pod.state = PodState.READY
+        self._enter(pod, PodState.READY)
         pod.engine = self._make_engine(pod.number, role)
         self._mark(Change.READY, role)
-        self._router.add(pod.engine)
+        self.router.add(pod.engine)
+
+    def _enter(self, pod: Pod, state: PodState) -> None:
+        pod.state = state
+        pod.since = self._loop.now
 
     def _missing_role(self) -> Role:
         """What a pod without a role is to be: the role that lacks most of what is wanted of it."""
@@ -272,14 +287,14 @@ class Cluster:
         engine = pod.engine
         if engine is not None and engine.empty and pod.announced and pod.role is not None:
             engine.role = pod.role
-            pod.state = PodState.READY
-            self._router.add(engine)
+            self._enter(pod, PodState.READY)
+            self.router.add(engine)
 
     def _delete(self, pod: Pod) -> None:
         self._count()
         del self.pods[pod.number]
         if pod.engine is not None:
-            self._router.remove(pod.engine)
+            self.router.remove(pod.engine)
 
     # -- towards targets --------------------------------------------------------------------------------------------
 

@@ -119,7 +119,8 @@ class SimRouter:
     ) -> None:
         self._profile = profile
         self._settings = settings
-        self._block_size = block_size
+        self.block_size = block_size
+        """Tokens of a prefix block."""
         self._loop = loop
         self._observer = observer
         self._stations: dict[int, Station] = {}
@@ -148,7 +149,7 @@ class SimRouter:
         engine.phase = Phase.SERVING
         if engine.role is not Role.DECODE:
             # What decoding left of the cache, if it decoded before.
-            self._forget(station, engine.cache.shrink(engine.cache_room() // self._block_size))
+            self._forget(station, engine.cache.shrink(engine.cache_room() // self.block_size))
             self._rank_prefill(station)
         if engine.role is not Role.PREFILL:
             self._rank_decode(station)
@@ -181,6 +182,11 @@ class SimRouter:
         station = self._stations[engine.number]
         return len(station.line), station.waiting_tokens
 
+    def waiting_work(self, engine: SimEngine) -> tuple[int, float]:
+        """(requests, seconds of prefill) that wait in the router for this engine."""
+        station = self._stations[engine.number]
+        return len(station.line), max(0.0, station.urgent_seconds + station.late_seconds)
+
     @property
     def handoffs(self) -> int:
         """Computed prompts that no decode engine has room for."""
@@ -199,7 +205,7 @@ class SimRouter:
         after = profile.transfer_seconds(request.prompt) + profile.step_seconds(1, request.prompt)
         request.deadline = request.arrived + self._settings.ttft_seconds - after
         request.left = request.prompt
-        request.reusable = min(len(request.blocks), (request.prompt - 1) // self._block_size)
+        request.reusable = min(len(request.blocks), (request.prompt - 1) // self.block_size)
         if (
             request.prompt + request.output > profile.kv_capacity_tokens
             or self.waiting >= self._settings.max_queued_requests
@@ -247,7 +253,7 @@ class SimRouter:
     def _estimate(self, request: SimRequest, station: Station, now: float) -> None:
         """What the prompt would cost there."""
         matched = station.engine.cache.match(request.blocks, request.reusable)
-        cached = matched.blocks * self._block_size
+        cached = matched.blocks * self.block_size
         request.cached = cached
         request.left = request.prompt - cached
         request.service = self._profile.prefill_seconds(request.left, cached) + matched.load_seconds
@@ -266,7 +272,7 @@ class SimRouter:
     def _prepare(self, request: SimRequest, engine: SimEngine) -> None:
         """Take what the engine holds of the prompt now."""
         matched = engine.cache.match(request.blocks, request.reusable)
-        request.cached = request.done = matched.blocks * self._block_size
+        request.cached = request.done = matched.blocks * self.block_size
         request.left = request.prompt - request.done
         request.load_seconds = matched.load_seconds
 
@@ -320,7 +326,7 @@ class SimRouter:
             self._holders.update(dict.fromkeys(request.blocks, station))
             gone = engine.cache.touch(request.blocks)
             if engine.role is Role.BOTH:
-                gone += engine.cache.shrink(engine.cache_room() // self._block_size)
+                gone += engine.cache.shrink(engine.cache_room() // self.block_size)
             self._forget(station, gone)
         if not request.local:
             request.prefiller = engine

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.policy.scaling.demand import TOKEN_BOUNDS, cells_from_histograms
+from paceline.policy.scaling.observation import ArrivalCell, CompletionCell
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.request import Outcome, SimRequest
 from paceline.simulator.settings import Objective
@@ -22,6 +26,43 @@ def feasible(workload: Workload, profile: EngineProfile, objective: Objective) -
     transfer = profile.transfer_setup + prompts * (profile.kv_bytes_per_token / profile.transfer_bandwidth)
     first_step = profile.step_base + profile.step_sequence + profile.step_context * prompts
     return np.asarray(prefill + transfer + first_step <= objective.ttft_seconds)
+
+
+class Journal:
+    """What came and went since the last scrape, in the buckets of the router's histograms."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        buckets = len(TOKEN_BOUNDS) + 1
+        self._uncached = [0] * buckets
+        self._cached = [0] * buckets
+        self._uncached_sum = self._cached_sum = 0
+        self._completed: dict[int, tuple[int, int, int]] = {}
+
+    def arrived(self, uncached: int, cached: int) -> None:
+        """A prompt came."""
+        self._uncached[bisect_left(TOKEN_BOUNDS, uncached)] += 1
+        self._cached[bisect_left(TOKEN_BOUNDS, cached)] += 1
+        self._uncached_sum += uncached
+        self._cached_sum += cached
+
+    def completed(self, prompt: int, output: int) -> None:
+        """A request has its last token."""
+        bucket = bisect_left(TOKEN_BOUNDS, prompt)
+        count, prompts, outputs = self._completed.get(bucket, (0, 0, 0))
+        self._completed[bucket] = (count + 1, prompts + prompt, outputs + output)
+
+    def harvest(self) -> tuple[tuple[ArrivalCell, ...], tuple[CompletionCell, ...]]:
+        """Take everything out, as the planner is shown it."""
+        arrived = cells_from_histograms(self._uncached, self._uncached_sum, self._cached, self._cached_sum)
+        completed = tuple(
+            CompletionCell(prompt=prompts // count, count=count, outputs=outputs)
+            for _, (count, prompts, outputs) in sorted(self._completed.items())
+        )
+        self._clear()
+        return arrived, completed
 
 
 class Score:
@@ -43,6 +84,7 @@ class Score:
         self.computed_tokens = 0
         """Prompt tokens of completed requests that were computed, not found in a cache."""
         self.completed_prompt_tokens = 0
+        self.journal = Journal()
 
     @property
     def open(self) -> int:
@@ -54,6 +96,7 @@ class Score:
         self.arrivals += 1
         self.prompt_tokens += request.prompt
         self.uncached_tokens += uncached
+        self.journal.arrived(uncached, request.prompt - uncached)
 
     def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
         """See :class:`paceline.simulator.router.Observer`."""
@@ -64,6 +107,7 @@ class Score:
             return
         self.completed += 1
         self.output_tokens += request.output
+        self.journal.completed(request.prompt, request.output)
         self.completed_prompt_tokens += request.prompt
         self.computed_tokens += request.prompt - request.cached
         first, output = request.first_token, request.output

@@ -9,6 +9,7 @@ from typing import Final
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.policy.scaling.settings import ScalingSettings
 from paceline.simulator.router import RouterSettings
 
 BLOCK_TOKENS: Final = 512
@@ -100,6 +101,8 @@ class SimSettings:
     """Fewest and most engines of each role: of prefill and decode, or of both."""
     flexible: bool = True
     """Whether running engines may change their role, if the policy knows how."""
+    scaling: ScalingSettings | None = None
+    """What ``planner`` is told; None: the objective and bounds above, and its own defaults."""
     gpu_budget: int
     """Most accelerators at any moment, those of starting and draining pods too."""
     seed: int = 0

@@ -92,7 +92,8 @@ class Simulation:
 
     def _scrape(self, _: None) -> None:
         habits = self._settings.scrape
-        sample = take_sample(self._loop.now, self._cluster, self._router, self._score, habits, self._noise)
+        since = self._samples[-1].at if self._samples else self._loop.now
+        sample = take_sample(since, self._loop.now, self._cluster, self._router, self._score, habits, self._noise)
         self._samples.append(sample)
         self._unseen.append(sample)
         self._loop.at(self._loop.now + habits.interval_seconds, self._scrape)

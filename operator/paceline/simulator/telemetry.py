@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paceline.api.wire import Role
+from paceline.policy.scaling.observation import ArrivalCell, CompletionCell
 from paceline.simulator.cluster import Cluster, PodState
 from paceline.simulator.router import SimRouter
 from paceline.simulator.score import Score
@@ -35,6 +36,8 @@ class RoleSample:
 class Sample:
     """One scrape. Counters count from the start."""
 
+    since: float
+    """When the scrape before was; the same as ``at`` for the first."""
     at: float
     prefill: RoleSample
     decode: RoleSample
@@ -45,17 +48,29 @@ class Sample:
     completions: int
     output_tokens: int
     """Of completed requests."""
+    arrived: tuple[ArrivalCell, ...]
+    """What came since the scrape before, as the increments of histograms."""
+    ended: tuple[CompletionCell, ...]
+    """What was completed since the scrape before."""
 
 
 def take_sample(
-    now: float, cluster: Cluster, router: SimRouter, score: Score, habits: ScrapeHabits, rng: random.Random
+    since: float,
+    now: float,
+    cluster: Cluster,
+    router: SimRouter,
+    score: Score,
+    habits: ScrapeHabits,
+    rng: random.Random,
 ) -> Sample:
-    """Scrape everything."""
+    """Scrape everything, ``since`` the scrape before."""
 
     def noisy(value: float) -> float:
         return max(0.0, value * rng.gauss(1.0, habits.noise)) if habits.noise else value
 
+    arrived, ended = score.journal.harvest()
     return Sample(
+        since=since,
         at=now,
         prefill=_role_sample(Role.PREFILL, cluster, router, router.unplaced, noisy),
         decode=_role_sample(Role.DECODE, cluster, router, router.handoffs, noisy),
@@ -64,6 +79,8 @@ def take_sample(
         uncached_tokens=score.uncached_tokens,
         completions=score.completed,
         output_tokens=score.output_tokens,
+        arrived=arrived,
+        ended=ended,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from paceline.api.wire import Role
 from paceline.errors import ConfigError
-from paceline.simulator.policies import decode_tps, hpa, keda, oracle, threshold, throughput
+from paceline.simulator.policies import decode_tps, hpa, keda, oracle, planner, threshold, throughput
 from paceline.simulator.policies.base import Context, Policy, settled_counts
 from paceline.simulator.policies.static import StaticPolicy
 from paceline.simulator.report import attainment
@@ -22,8 +22,9 @@ TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
     "throughput": throughput.candidates,
     "decode-tps": decode_tps.candidates,
     "oracle": oracle.candidates,
+    "planner": planner.candidates,
 }
-"""Policies that get the best of a grid on the trace itself."""
+"""Policies that get the best of a grid on the trace itself; the grid of ``planner`` is its defaults."""
 STATIC: Final = "static-best"
 POLICIES: Final = (STATIC, *TUNED)
 
