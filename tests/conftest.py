@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# No test fails on an absolute time: these machines are shared. In CI the same examples run every time, so that a change is
+# No test fails on an absolute time: machines are shared. In CI the same examples run every time, so that a change is
 # judged by what it changed; everywhere else new examples are looked for.
 settings.register_profile(
     "paceline",
