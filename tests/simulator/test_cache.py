@@ -73,9 +73,9 @@ def test_the_match_found_by_bisection_is_the_one_found_by_walking(paths: list[li
         on_top = sum(1 for _ in _held_prefix(path, cache._top.held))
         both = set(cache._top.held) | set(cache._lower[0].held)
         anywhere = sum(1 for _ in _held_prefix(path, both))
-        match = cache.match(path, len(path))
-        assert match.blocks == anywhere
-        assert match.load_seconds == pytest.approx(0.1 * (anywhere - on_top))
+        blocks, seconds = cache.match(path, len(path))
+        assert blocks == anywhere
+        assert seconds == pytest.approx(0.1 * (anywhere - on_top))
         cache.touch(path)
 
 
@@ -112,7 +112,7 @@ def test_an_engine_that_is_gone_holds_nothing() -> None:
     cache = PrefixCache(2, lower=[(5, 0.1)])
     cache.touch([1, 2, 3, 4])
     assert {block for part in cache.clear() for block in part} == {1, 2, 3, 4}
-    assert cache.match([1, 2], 2).blocks == 0
+    assert cache.match([1, 2], 2) == (0, 0.0)
 
 
 def test_the_limit_keeps_the_last_block_from_matching() -> None:

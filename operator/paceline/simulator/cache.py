@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 _SLACK: Final = 1024
 """Queued blocks that a tier may hold beyond twice its content before it is tidied up."""
@@ -105,15 +105,6 @@ class Tier:
         self._queued = len(self.held)
 
 
-class Match(NamedTuple):
-    """What is held of a prompt."""
-
-    blocks: int
-    """Held in any tier, without a gap."""
-    load_seconds: float
-    """Time to bring those that are not on the accelerator there."""
-
-
 class PrefixCache:
     """The tiers of one engine, fastest first, and the tier that all engines share. What falls out of one tier goes into
     the next.
@@ -146,10 +137,12 @@ class PrefixCache:
         """Blocks in the fastest tier."""
         return len(self._top.held)
 
-    def match(self, blocks: Sequence[int], limit: int) -> Match:
-        """The longest prefix of ``blocks[:limit]`` that is held."""
-        found = leading(self._top.held, blocks, 0, limit)
+    def match(self, blocks: Sequence[int], limit: int) -> tuple[int, float]:
+        """The longest prefix of ``blocks[:limit]`` that is held: (its blocks, seconds to load those of lower tiers)."""
+        found = leading(self._top.held, blocks, 0, limit) if limit else 0
         seconds = 0.0
+        if found == limit:
+            return found, seconds
         for tier, each in zip(self._lower, self._seconds, strict=True):
             deeper = leading(tier.held, blocks, found, limit) if tier.held else found
             seconds += (deeper - found) * each
@@ -158,7 +151,7 @@ class PrefixCache:
             deeper = leading(self._shared.held, blocks, found, limit)
             seconds += (deeper - found) * self._shared_seconds
             found = deeper
-        return Match(found, seconds)
+        return found, seconds
 
     def touch(self, blocks: Sequence[int]) -> list[list[int]]:
         """The accelerator holds ``blocks`` now. Returns what the engine does not hold any more, in parts."""

@@ -60,9 +60,9 @@ class SimEngine:
 
     __slots__ = (
         "_arriving", "_completing", "_door", "_epoch", "_finishing", "_in_step", "_joiners", "_loop", "_owner",
-        "_preempted", "_prompts", "_run_end", "_running", "_serial", "batch", "budget", "busy_until", "cache",
-        "capacity", "clock", "context", "fetching", "held", "incoming", "least_free", "max_seqs", "number", "phase",
-        "preemptions", "profile", "prompt_tokens", "role", "step",
+        "_preempted", "_prompts", "_run_end", "_running", "_serial", "_step_base", "_step_context", "_step_sequence",
+        "batch", "budget", "busy_until", "cache", "capacity", "clock", "context", "fetching", "held", "incoming",
+        "least_free", "max_seqs", "number", "phase", "preemptions", "profile", "prompt_tokens", "role", "step",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,9 @@ class SimEngine:
         self.capacity = profile.kv_capacity_tokens
         self.max_seqs = profile.max_seqs
         self.budget = profile.max_batched_tokens
+        self._step_base = profile.step_base
+        self._step_sequence = profile.step_sequence
+        self._step_context = profile.step_context
         self._owner = owner
         self._loop = loop
         self.clock = loop.now
@@ -205,25 +208,29 @@ class SimEngine:
         if not self.batch:
             self.clock = now
             return
-        profile = self.profile
-        first = profile.step_seconds(self.batch, self.context)
-        half = profile.step_context * self.batch / 2
-        linear = first - half
+        # Steps grow by as much each: their number solves a quadratic.
+        half = self._step_context * self.batch / 2
+        linear = self._step_base + self._step_sequence * self.batch + self._step_context * self.context - half
         steps = math.ceil(2 * missing / (linear + math.sqrt(linear * linear + 4 * half * missing)) - 1e-9)
         self._do_steps(min(steps, self._run_end - self.step))
+
+    def _run_seconds(self, steps: int) -> float:
+        """:meth:`EngineProfile.decode_run_seconds` of the batch as it is, spelt out: it is most of what engines do."""
+        batch = self.batch
+        first = self._step_base + self._step_sequence * batch + self._step_context * self.context
+        return steps * (first + self._step_context * batch * (steps - 1) / 2)
 
     def _do_steps(self, steps: int) -> None:
         if steps <= 0:
             return
-        batch, context, profile = self.batch, self.context, self.profile
         if self._joiners:
-            first = self.clock + profile.step_seconds(batch, context)
+            first = self.clock + self._run_seconds(1)
             for request in self._joiners:
                 request.first_token = first
             self._joiners.clear()
-        self.clock += profile.decode_run_seconds(steps, batch, context)
+        self.clock += self._run_seconds(steps)
         self.step += steps
-        self.context = context + batch * steps
+        self.context += self.batch * steps
 
     def _arrive(self, request: SimRequest) -> None:
         self.incoming -= request.prompt
@@ -242,7 +249,7 @@ class SimEngine:
 
     def _plan_run(self) -> None:
         """Decode until a sequence ends or memory is full."""
-        free = self.capacity - self.used
+        free = self.capacity - self.context - self.incoming - self.held
         while free < self.batch and self.batch > 1:
             self._preempt()
             free = self.capacity - self.used
@@ -253,8 +260,7 @@ class SimEngine:
             steps = max(1, free // self.batch)
         self._run_end = self.step + steps
         self._epoch += 1
-        end = self.clock + self.profile.decode_run_seconds(steps, self.batch, self.context)
-        self._loop.at(end, self._end_run, self._epoch)
+        self._loop.at(self.clock + self._run_seconds(steps), self._end_run, self._epoch)
 
     def _first_end(self) -> int:
         finishing = self._finishing

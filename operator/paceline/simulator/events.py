@@ -31,6 +31,14 @@ class EventLoop:
         """When the next event is due; infinite if there is none."""
         return self._heap[0][0] if self._heap else float("inf")
 
+    def run_until(self, seconds: float) -> None:
+        """Run everything that is due by then, and let that be the present."""
+        heap = self._heap
+        while heap and heap[0][0] <= seconds:
+            self.now, _, handler, argument = heappop(heap)
+            handler(argument)
+        self.now = seconds
+
     def run_next(self) -> None:
         """Run one event. There must be one."""
         self.now, _, handler, argument = heappop(self._heap)

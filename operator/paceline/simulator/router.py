@@ -241,7 +241,6 @@ class SimRouter:
         engine = station.engine
         request.local = engine.role is Role.BOTH
         if engine.idle and not len(station.line):
-            self._prepare(request, engine)
             engine.submit(request)
             engine.wake()
         else:
@@ -252,11 +251,8 @@ class SimRouter:
 
     def _estimate(self, request: SimRequest, station: Station, now: float) -> None:
         """What the prompt would cost there."""
-        matched = station.engine.cache.match(request.blocks, request.reusable)
-        cached = matched.blocks * self.block_size
-        request.cached = cached
-        request.left = request.prompt - cached
-        request.service = self._profile.prefill_seconds(request.left, cached) + matched.load_seconds
+        self._match(request, station.engine)
+        request.service = self._profile.prefill_seconds(request.left, request.done) + request.load_seconds
         request.urgent = now + request.service <= request.deadline
 
     def _cost(self, station: Station, request: SimRequest, now: float) -> float:
@@ -269,15 +265,15 @@ class SimRouter:
         known = leading(self._holders, blocks, 0, request.reusable)
         return self._holders[blocks[known - 1]] if known else None
 
-    def _prepare(self, request: SimRequest, engine: SimEngine) -> None:
-        """Take what the engine holds of the prompt now."""
-        matched = engine.cache.match(request.blocks, request.reusable)
-        request.cached = request.done = matched.blocks * self.block_size
+    def _match(self, request: SimRequest, engine: SimEngine) -> None:
+        """What the engine holds of the prompt now, and what it would have to compute."""
+        blocks, request.load_seconds = engine.cache.match(request.blocks, request.reusable)
+        request.cached = request.done = blocks * self.block_size
         request.left = request.prompt - request.done
-        request.load_seconds = matched.load_seconds
 
     def _compute_locally(self, request: SimRequest, station: Station) -> None:
         request.local = True
+        request.load_seconds = 0.0
         request.done = request.cached = 0
         request.left = request.prompt
         self._assign(request, station)
@@ -296,7 +292,7 @@ class SimRouter:
                 self._observer.ended(request, Outcome.REJECTED, now)
                 continue
             self._rank_crowd(station)
-            self._prepare(request, engine)
+            self._match(request, engine)
             request.local = engine.role is Role.BOTH
             return request
         self._rank_crowd(station)

@@ -72,10 +72,7 @@ class Simulation:
         self._begin()
         loop, arrive = self._loop, self._router.arrive
         for request in self._workload:
-            at = request.arrived
-            while loop.next_at <= at:
-                loop.run_next()
-            loop.now = at
+            loop.run_until(request.arrived)
             arrive(request)
             if progress is not None and request.number % PROGRESS_EVERY == 0:
                 progress(request.number)
