@@ -29,7 +29,7 @@ LONG = RequestView(prompt_tokens=5000)
 
 views = st.builds(
     EngineView,
-    name=st.uuids().map(str),
+    name=st.integers(0, 9).map(str),
     role=st.sampled_from(Role),
     revision=st.sampled_from(["r1", "r2"]),
     usable=st.booleans(),
@@ -44,6 +44,7 @@ requests = st.builds(
     prompt_tokens=st.integers(0, 100_000),
     output_tokens=st.integers(1, 4096),
     transferable=st.booleans(),
+    avoid=st.frozensets(st.sampled_from(["0", "1", "2"])),
 )
 settings_ = st.builds(
     Settings,
@@ -221,6 +222,7 @@ def test_engines_that_failed_the_request_are_avoided_while_there_are_others() ->
     request = RequestView(prompt_tokens=10, avoid=frozenset({"a"}))
     assert place(request, engine("a"), engine("b", running=7)).decode.name == "b"
     assert place(request, engine("a")).decode.name == "a"
+    assert place(request, engine("a"), engine("b", running=8)).decode.name == "a", "rather than wait"
 
 
 def test_near_ties_spread_over_all_that_tie_and_the_lower_of_two_wins() -> None:

@@ -11,12 +11,14 @@ from paceline.policy.routing.admission import may_wait, retry_after_seconds
 from paceline.policy.routing.fleet import EngineModel
 from paceline.policy.routing.placement import Placement, RequestView, choose, has_room
 from paceline.policy.routing.placement import Settings as PlacementSettings
-from paceline.policy.waiting import WaitingLine
+from paceline.policy.waiting import Ticket, WaitingLine
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine, Fleet, Lease
 
 AGE_BOUND_SHARE: Final = 0.5
 """A late request goes before everything else after this share of the longest wait."""
+MOST_LEFT_BEHIND: Final = 1024
+"""Waiters who gave up and are still in the line, beyond as many as wait."""
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
 
@@ -47,11 +49,13 @@ class Place:
 
 
 class _Waiter:
-    __slots__ = ("future", "view")
+    __slots__ = ("arrived", "future", "ticket", "view")
 
-    def __init__(self, view: RequestView, future: asyncio.Future[Place]) -> None:
+    def __init__(self, view: RequestView, future: asyncio.Future[Place], arrived: float) -> None:
         self.view = view
         self.future = future
+        self.arrived = arrived
+        self.ticket: Ticket[_Waiter] | None = None
 
 
 class Gate:
@@ -72,9 +76,8 @@ class Gate:
         self._ttft_seconds = config.objective.ttft_milliseconds / 1000
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._line: WaitingLine[_Waiter] = WaitingLine(
-            age_bound_seconds=self._limits.max_queue_seconds * AGE_BOUND_SHARE
-        )
+        self._line = self._new_line()
+        self._left_behind = 0
         self._released = 0
         self._released_per_second = 0.0
 
@@ -123,17 +126,31 @@ class Gate:
         rate = self._released / seconds
         self._released = 0
         self._released_per_second = RATE_MEMORY * self._released_per_second + (1 - RATE_MEMORY) * rate
+        if self._left_behind > len(self._line) + MOST_LEFT_BEHIND:
+            self._rebuild()
+
+    def _new_line(self) -> WaitingLine[_Waiter]:
+        return WaitingLine(age_bound_seconds=self._limits.max_queue_seconds * AGE_BOUND_SHARE)
+
+    def _rebuild(self) -> None:
+        """A line forgets those who left it as it is served; while nothing is served, this has to do it."""
+        old, self._line, self._left_behind = self._line, self._new_line(), 0
+        now = self._loop.time()
+        while (waiter := old.pop(now)) is not None:
+            self._push(waiter)
+
+    def _push(self, waiter: _Waiter) -> None:
+        waiter.ticket = self._line.push(
+            waiter,
+            arrived=waiter.arrived,
+            deadline=waiter.arrived + self._ttft_seconds,
+            service_seconds=self._model.prefill_seconds(waiter.view.prompt_tokens),
+        )
 
     async def _wait(self, view: RequestView) -> Place:
-        now = self._loop.time()
-        future: asyncio.Future[Place] = self._loop.create_future()
-        ticket = self._line.push(
-            _Waiter(view, future),
-            arrived=now,
-            deadline=now + self._ttft_seconds,
-            service_seconds=self._model.prefill_seconds(view.prompt_tokens),
-        )
-        place = None
+        waiter = _Waiter(view, self._loop.create_future(), self._loop.time())
+        self._push(waiter)
+        future, place = waiter.future, None
         try:
             async with asyncio.timeout(self._limits.max_queue_seconds):
                 place = await future
@@ -147,7 +164,8 @@ class Gate:
                 retry_after=self._retry_after(),
             ) from None
         finally:
-            self._line.withdraw(ticket)
+            if waiter.ticket is not None and self._line.withdraw(waiter.ticket):
+                self._left_behind += 1
             if place is None and future.done() and not future.cancelled():
                 future.result().release()  # placed in the same moment in which the client went away
         return place

@@ -135,10 +135,11 @@ def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid:
     usable = [engine for engine in engines if engine.usable]
     if settings.disaggregated:
         usable = [engine for engine in usable if engine.decodes] or usable
-    if avoid:
-        usable = [engine for engine in usable if engine.name not in avoid] or usable
     limit = settings.max_running_per_engine
-    return [engine for engine in usable if engine.running < limit]
+    roomy = [engine for engine in usable if engine.running < limit]
+    if avoid:
+        return [engine for engine in roomy if engine.name not in avoid] or roomy
+    return roomy
 
 
 def _decode_seconds(request: RequestView, engine: EngineView, model: EngineModel, *, computes_prompt: bool) -> float:

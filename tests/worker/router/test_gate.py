@@ -1,0 +1,103 @@
+"""Places are given in the common order, never twice, and a queue that nobody serves does not grow for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from paceline.api import wire
+from paceline.policy.routing.fleet import NominalModel
+from paceline.policy.routing.placement import RequestView
+from paceline_worker.router import gate as module
+from paceline_worker.router.errors import ApiError
+from paceline_worker.router.fleet import Fleet
+from paceline_worker.router.gate import Gate, Place
+from paceline_worker.router.settings import placement_settings
+from tests.worker.router.fakes import config
+
+VIEW = RequestView(prompt_tokens=10)
+
+
+class Bench:
+    def __init__(self, **admission: int) -> None:
+        limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))
+        settings = config(admission=limits)
+        self.fleet = Fleet(on_change=lambda: None, on_gone=lambda _: None)
+        model = NominalModel()
+        self.gate = Gate(self.fleet, placement_settings(settings, model), model, settings, lambda: 0.0)
+
+    def engines(self, *names: str) -> None:
+        endpoint = {"host": "h", "port": 1, "role": wire.Role.BOTH, "state": wire.EngineState.READY, "start_id": "1"}
+        engines = tuple(wire.EngineEndpoint(name=name, **endpoint) for name in names)  # type: ignore[arg-type]
+        self.fleet.apply(wire.Fleet(version=1, engines=engines))
+        self.gate.wake()
+
+    async def waiting(self, view: RequestView = VIEW) -> asyncio.Task[Place]:
+        task = asyncio.create_task(self.gate.place(view))
+        await asyncio.sleep(0)
+        return task
+
+
+async def test_room_goes_to_the_one_who_waits_not_to_the_one_who_just_came() -> None:
+    bench = Bench()
+    bench.engines("a")
+    first = await bench.gate.place(VIEW)
+    second = await bench.waiting()
+    first.release()
+    third = await bench.waiting()
+    assert (await second).decode.name == "a"
+    assert not third.done()
+    second.result().release()
+    (await third).release()
+
+
+async def test_a_request_that_leaves_in_the_moment_it_is_placed_gives_its_place_back() -> None:
+    bench = Bench()
+    bench.engines("a")
+    first = await bench.gate.place(VIEW)
+    second = await bench.waiting()
+    first.release()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    (await bench.gate.place(VIEW)).release()
+
+
+async def test_one_who_avoids_an_engine_takes_it_rather_than_waiting_for_a_full_one() -> None:
+    bench = Bench()
+    bench.engines("a", "b")
+    first, second = await bench.gate.place(VIEW), await bench.gate.place(VIEW)
+    retried = await bench.waiting(RequestView(prompt_tokens=10, avoid=frozenset({first.decode.name})))
+    first.release()
+    assert (await retried).decode.name == first.decode.name
+    retried.result().release()
+    second.release()
+
+
+async def test_a_queue_that_is_not_served_forgets_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_LEFT_BEHIND", 10)
+    bench = Bench()
+    stays = await bench.waiting()
+    for _ in range(50):
+        leaves = await bench.waiting()
+        leaves.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        bench.gate.tick(1.0)
+    assert bench.gate._left_behind <= 12
+    assert bench.gate.waiting == 1
+    bench.engines("a")
+    (await stays).release()
+    assert bench.gate.waiting == 0
+
+
+async def test_the_one_past_the_end_of_the_queue_is_told_when_to_come_again() -> None:
+    bench = Bench(max_queued_requests=1, max_queue_seconds=30)
+    waits = await bench.waiting()
+    with pytest.raises(ApiError) as caught:
+        await bench.gate.place(VIEW)
+    assert (caught.value.status, caught.value.retry_after) == (429, 30)
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
