@@ -39,6 +39,8 @@ class EngineProcess:
     process: subprocess.Popen[bytes] | None = None
     config: wire.EngineConfig | None = None
     starts: int = field(default=0)
+    tie: int | None = None
+    """Write end of the pipe whose end tells the worker that this process is gone."""
 
     @property
     def running(self) -> bool:
@@ -95,15 +97,19 @@ class EngineProcess:
             "TORCH_COMPILE_DISABLE": "1",
         }
         self.starts += 1
+        # The worker goes when this process does, killed or not: two real engines left behind would take the machine.
+        read_end, self.tie = os.pipe()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "paceline_worker.engine"],
-                env=env,
+                env=env | {"PACELINE_PARENT_FD": str(read_end)},
+                pass_fds=(read_end,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        os.close(read_end)
 
     @property
     def log(self) -> Path:
@@ -136,6 +142,10 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             return self.process.wait()
+        finally:
+            if self.tie is not None:
+                os.close(self.tie)
+                self.tie = None
 
     def endpoint(self, role: wire.Role) -> wire.EngineEndpoint:
         """What the router is told of it."""

@@ -1,1 +1,1 @@
-"""Decisions as pure functions: no I/O, no clock, no randomness of their own. Production and simulation call the same objects."""
+"""Decisions as pure functions, without I/O, clock or randomness of their own: production and simulation call the same."""
