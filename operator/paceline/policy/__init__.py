@@ -1,1 +1,1 @@
-"""Decisions as pure functions, without I/O, clock or randomness of their own: production and simulation call the same."""
+"""Decisions as pure functions, without I/O, clock or randomness of their own: production and simulation share them."""
