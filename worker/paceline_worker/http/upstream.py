@@ -25,12 +25,12 @@ UNREAD_BYTES: Final = 256 * 1024
 class Exchange:
     """One request on its way and its answer."""
 
-    __slots__ = ("_connection", "_failure", "_pieces", "_sink", "_unread", "_waiter", "complete", "headers", "status")
+    __slots__ = ("_connection", "_failure", "_sink", "_waiter", "complete", "headers", "pieces", "status")
 
     def __init__(self, connection: UpstreamConnection) -> None:
         self._connection = connection
-        self._pieces: list[bytes] = []
-        self._unread = 0
+        self.pieces: list[bytes] = []
+        """Of the body, arrived and not yet passed on."""
         self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: UpstreamError | None = None
@@ -75,7 +75,7 @@ class Exchange:
         """
         self._sink = sink
         self._connection.resume()
-        if self._pieces:
+        if self.pieces:
             self.deliver()
         while not self.complete and self._failure is None:
             await self._wait()
@@ -103,25 +103,14 @@ class Exchange:
 
     # --- what the connection reports
 
-    def arrived(self, piece: bytes) -> None:
-        """A piece of the body."""
-        self._pieces.append(piece)
-
     def deliver(self) -> None:
         """End of one read from the socket: pass on what came."""
-        pieces = self._pieces
+        pieces = self.pieces
         if self._sink is not None:
-            self._pieces = []
+            self.pieces = []
             self._sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        else:
-            self._unread = sum(map(len, pieces))
-            if self._unread > UNREAD_BYTES:
-                self._connection.pause()
-
-    @property
-    def has_pieces(self) -> bool:
-        """Whether body is waiting to be delivered."""
-        return bool(self._pieces)
+        elif sum(map(len, pieces)) > UNREAD_BYTES:
+            self._connection.pause()
 
     def fail(self, error: UpstreamError) -> None:
         """The exchange can't go on."""
@@ -274,7 +263,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail(UpstreamGarbage(f"the head of the answer is over {self.pool.limits.max_header_bytes} bytes"))
         elif not self._paused:
             self.deadline = self.pool.loop.time() + self.pool.limits.idle_seconds
-        if exchange.has_pieces:
+        if exchange.pieces:
             exchange.deliver()
         if exchange.complete:
             exchange.wake()
@@ -309,7 +298,7 @@ class UpstreamConnection(asyncio.Protocol):
         """A piece of the body."""
         exchange = self._exchange
         if exchange is not None and not exchange.complete:
-            exchange.arrived(data)
+            exchange.pieces.append(data)
 
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was an interim one."""
@@ -321,7 +310,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None:
             exchange.complete = True
-            if exchange.has_pieces:
+            if exchange.pieces:
                 exchange.deliver()
             exchange.wake()
 
