@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.policies.static import StaticPolicy
 from paceline.simulator.report import policy_report
 from paceline.simulator.request import Outcome
 from paceline.simulator.settings import PodHabits, ScrapeHabits, Tiers
 from paceline.simulator.simulation import Run, Simulation
+from paceline.simulator.telemetry import Sample
 from paceline.simulator.workload import Workload
 from paceline.traces.record import TraceRequest
 from tests.simulator.scenes import AGGREGATED, PROFILE, RestlessPolicy, conversation, settings, trace_of
@@ -116,6 +119,21 @@ def test_the_budget_holds_in_the_middle_of_every_change(*, flexible: bool) -> No
         conversation(rate=6), RestlessPolicy(5, flexible=flexible), settings(pods=QUICK_PODS, gpu_budget=14)
     ).run()
     assert run.max_gpus == 14
+
+
+class FlipsTheLastPrefillEngine(RestlessPolicy):
+    """Turns prefill engines into decode engines when prompts are computed and nobody decodes."""
+
+    initial = Targets(3, 0)
+
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
+        cluster.apply(Targets(1, 2, flexible=True))
+
+
+def test_an_engine_that_others_wait_for_can_change_its_role_to_serve_them() -> None:
+    run = Simulation(conversation(rate=1), FlipsTheLastPrefillEngine(0, flexible=True), settings()).run()
+    assert run.flips == 2
+    assert run.score.completed == len(run.workload)
 
 
 def test_a_failed_start_is_tried_again() -> None:

@@ -42,6 +42,7 @@ SHOWN_PROBLEMS = 3
 @click.option("--start-minute", type=START, default=0.0, help="Where in the trace to begin.")
 @click.option("--minutes", type=MINUTES, help="How much of the trace to replay. Default: all of it.")
 @click.option("--spread-ticks", is_flag=True, help="Spread requests that share a coarse time stamp until the next one.")
+@click.option("--shape", type=click.Choice(["inversion", "ramp", "bursts"]), help="Make the load vary.")
 @click.option("--engine-profile", metavar="NAME", help="Engine model. Default: that of the manifest's hardware.")
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write the report as JSON.")
@@ -56,6 +57,7 @@ def simulate(
     start_minute: float,
     minutes: float | None,
     spread_ticks: bool,
+    shape: str | None,
     engine_profile: str | None,
     seed: int,
     json_file: Path | None,
@@ -72,6 +74,7 @@ def simulate(
     from paceline.simulator.compare import compare, policy_names
     from paceline.simulator.report import report
     from paceline.simulator.scenario import settings_of
+    from paceline.simulator.shapes import SHAPES
     from paceline.simulator.workload import Workload
     from paceline.traces.formats import SERVEGEN, read_trace
 
@@ -100,6 +103,8 @@ def simulate(
             click.echo(f"{too_long} requests are longer than spec.model.maxModelLen ({limit}); left out.", err=True)
     if not trace.requests:
         raise ConfigError(f"{trace_file}: no request fits spec.model.maxModelLen.")
+    if shape is not None:
+        trace = SHAPES[shape](trace, seed)
     workload = Workload(trace, rate_scale=1.0 if generated else rate_scale, seed=seed)
     runs = compare(names, workload, settings, Console(stderr=True))
     title = f"{trace.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from paceline.api.wire import Role
-from paceline.policy.roles import EngineRole, assign_roles
+from paceline.policy.roles import EngineRole, assign_roles, quotas
 from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
 from paceline.simulator.router import SimRouter
@@ -152,9 +152,10 @@ class Cluster:
     # -- what policies do -------------------------------------------------------------------------------------------
 
     def begin(self, counts: Mapping[Role, int]) -> None:
-        """The engines that are there, and ready, at the start."""
-        self._wanted = counts
-        for role, count in counts.items():
+        """The engines that are there, and ready, at the start: as many as bounds and budget allow."""
+        settings = self._settings
+        self._wanted = counts = {role: settings.bounded(role, count) for role, count in counts.items()}
+        for role, count in quotas(settings.gpu_budget // settings.gpus_per_engine, counts).items():
             for _ in range(count):
                 pod = self._create(role)
                 if pod is not None:
@@ -285,7 +286,8 @@ class Cluster:
 
     def _take_up(self, pod: Pod) -> None:
         engine = pod.engine
-        if engine is not None and engine.empty and pod.announced and pod.role is not None:
+        # Blocks that other engines still fetch don't keep it: whoever is to fetch them may be waiting for its new role.
+        if engine is not None and engine.quiet and pod.announced and pod.role is not None:
             engine.role = pod.role
             self._enter(pod, PodState.READY)
             self.router.add(engine)

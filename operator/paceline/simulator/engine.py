@@ -42,7 +42,7 @@ class EngineOwner(Protocol):
         ...
 
     def emptied(self, engine: SimEngine) -> None:
-        """An engine that is leaving its role has nothing to do any more."""
+        """An engine that is leaving its role has nothing to do any more, or nobody fetches from it any more."""
         ...
 
 
@@ -140,9 +140,14 @@ class SimEngine:
         return len(self._prompts) + self.fetching + len(self._preempted) + (self._door is not None)
 
     @property
+    def quiet(self) -> bool:
+        """Whether it has nothing to do, though other engines may still fetch blocks from it."""
+        return not (self.running or self.waiting or self.incoming or self._in_step)
+
+    @property
     def empty(self) -> bool:
         """Whether it has nothing to do and nothing that another engine waits for."""
-        return not (self.running or self.waiting or self.incoming or self.held)
+        return self.quiet and not self.held
 
     def expect(self, request: SimRequest) -> None:
         """Reserve memory for a request whose blocks are on their way."""
@@ -336,7 +341,7 @@ class SimEngine:
             self._plan_run()
         else:
             self._epoch += 1
-            if self.phase is Phase.LEAVING and self.empty:
+            if self.phase is Phase.LEAVING and self.quiet:
                 self._owner.emptied(self)
 
     def _take_prompts(self) -> None:
