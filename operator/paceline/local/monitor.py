@@ -1,4 +1,4 @@
-"""Watches a running cluster: scrapes engines and router once a second and keeps what it saw.
+"""Watches a running cluster: scrapes engines and router twice a second and keeps what it saw.
 
 The live table shows the latest samples, the plot all of them; the cluster takes the loads for its choice of roles.
 """
@@ -17,9 +17,9 @@ from paceline.local.kubelet import PodPhase
 from paceline.local.probe import PodClient
 from paceline.local.scrape import EngineMetrics, RouterMetrics, parse_engine, parse_router
 
-PERIOD_SECONDS: Final = 1.0
+PERIOD_SECONDS: Final = 0.5
 MAX_SAMPLES: Final = 14_400
-"""Four hours; older samples are dropped."""
+"""Two hours; older samples are dropped."""
 MAX_STARTS: Final = 4_096
 """Lives of engines whose counters are remembered; the oldest are dropped."""
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from paceline.api.v1alpha1 import Objective
 from paceline.api.wire import Role
@@ -65,7 +66,8 @@ def draw(
     roles.set_xlabel("seconds of the engines' time")
     roles.set_xlim(0, max(report.seconds, 1e-9))
     title = f"{report.deployment}: {report.attainment.both:.1f}% of {report.offered} requests within both objectives"
-    figure.suptitle(f"{title}, {report.failed} failed\n{report.load} on {report.engines}", fontsize=12)
+    figure.suptitle(f"{title}, {report.failed} failed", fontsize=13)
+    load.set_title(f"{report.load}\n{report.engines}", fontsize=9, loc="left")
     try:
         figure.savefig(path, format="png", dpi=110)
     except OSError as error:
@@ -96,7 +98,7 @@ def _load(axes: Axes, requests: Sequence[RequestResult], report: SloReport) -> N
     tokens.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k"))
     tokens.set_ylim(bottom=0)
     handles = [axes.get_legend_handles_labels(), tokens.get_legend_handles_labels()]
-    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="upper right", fontsize=8, ncols=3)
+    _legend(axes, handles[0][0] + handles[1][0], handles[0][1] + handles[1][1])
 
 
 def _queue(axes: Axes, times: Sequence[float], samples: Sequence[Sample]) -> None:
@@ -114,7 +116,7 @@ def _queue(axes: Axes, times: Sequence[float], samples: Sequence[Sample]) -> Non
     axes.set_ylabel("requests")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper right", fontsize=8, ncols=4)
+    _legend(axes, *axes.get_legend_handles_labels())
 
 
 def _latency(
@@ -143,7 +145,9 @@ def _latency(
         if len(curve) > 1:
             axes.plot([c[0] for c in curve], [c[1] for c in curve], style, color=colour, label=f"p{q * 100:.0f}")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
-    axes.legend(loc="upper right", fontsize=8, ncols=3, title=f"{attainment:.1f}% within", title_fontsize=8)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _legend(axes, *axes.get_legend_handles_labels())
+    axes.set_title(f"{attainment:.1f}% within", fontsize=9, loc="left")
 
 
 def _binned(points: Sequence[tuple[float, float]], q: float) -> list[tuple[float, float]]:
@@ -166,5 +170,18 @@ def _roles(axes: Axes, times: Sequence[float], samples: Sequence[Sample]) -> Non
     axes.set_ylim(bottom=0)
     axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", fontsize=8, ncols=3)
+    _legend(axes, *axes.get_legend_handles_labels())
+
+
+def _legend(axes: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Above the axes, where it covers no data."""
+    if handles:
+        axes.legend(
+            handles,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.97),
+            ncols=len(labels),
+            fontsize=8,
+            frameon=False,
+        )

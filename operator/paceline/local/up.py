@@ -68,10 +68,9 @@ def run_up(md: ModelDeployment, options: UpOptions, console: Console) -> int:
     for flag, path in (("--report", options.report), ("--plot", options.plot)):
         if path is not None:
             _check_writable(flag, path)
-    with _owned(options.run_dir):
-        # The load client shares this process: a faster loop is a client that is less late.
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(md, options, load, console))
+    # The load client shares this process: a faster loop is a client that is less late.
+    with _owned(options.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(md, options, load, console))
 
 
 async def _run(md: ModelDeployment, options: UpOptions, load: ChosenLoad | None, console: Console) -> int:
