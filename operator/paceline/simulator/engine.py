@@ -13,46 +13,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from enum import StrEnum
 from heapq import heappop, heappush
-from typing import Final, Protocol
+from typing import Final
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.cache import PrefixCache
 from paceline.simulator.events import EventLoop
+from paceline.simulator.owner import EngineOwner, Phase
 from paceline.simulator.request import SimRequest
 
 _NEVER: Final = 1 << 62
-
-
-class EngineOwner(Protocol):
-    """What an engine asks of, and tells, the router."""
-
-    def next_prompt(self, engine: SimEngine) -> SimRequest | None:
-        """The prompt that the engine is to compute next. Its ``done`` and ``left`` are set."""
-        ...
-
-    def computed(self, engine: SimEngine, request: SimRequest) -> None:
-        """A prompt is computed. Unless it is ``local``, the engine holds its blocks until :meth:`SimEngine.release`."""
-        ...
-
-    def finished(self, engine: SimEngine, request: SimRequest, at: float) -> None:
-        """A request has its last token."""
-        ...
-
-    def emptied(self, engine: SimEngine) -> None:
-        """An engine that is leaving its role has nothing to do any more, or nobody fetches from it any more."""
-        ...
-
-
-class Phase(StrEnum):
-    """What an engine may be given."""
-
-    SERVING = "serving"
-    LEAVING = "leaving"
-    """Finishes what it has, gets nothing new."""
-    GONE = "gone"
 
 
 class SimEngine:

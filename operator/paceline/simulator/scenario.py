@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from paceline.api.v1alpha1 import ModelDeployment
 from paceline.api.v1alpha1.base import Toggle
 from paceline.api.v1alpha1.pools import PoolMode
 from paceline.api.v1alpha1.routing import QueueOrder
+from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
+from paceline.api.wire import Role
 from paceline.errors import ConfigError
 from paceline.policy.resources import engine_profile, hardware_pools
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import PROFILES, get_profile
+from paceline.policy.scaling.settings import ForecastSettings, PoolSettings, ScalingSettings
 from paceline.simulator.router import RouterSettings
 from paceline.simulator.settings import Objective, PodHabits, SimSettings, Tiers
 
 GIB: Final = 1 << 30
+NEAR_WINDOW_SECONDS: Final = 60.0
+"""Newest traffic, by which the planner judges roles."""
 SHARED_TIER_BYTES: Final = 1 << 40
 """What a shared tier is taken to hold: the resource names its address, not its size."""
 
@@ -50,6 +56,8 @@ def settings_of(md: ModelDeployment, *, profile: str | None, seed: int) -> SimSe
         tiers=_tiers(md, engine),
         bounds=bounds,
         flexible=spec.scaling.role_changes is Toggle.ENABLED,
+        scaling=_scaling(md, bounds, gpus),
+        planner_interval_seconds=float(spec.scaling.interval_seconds),
         gpu_budget=spec.scaling.gpu_budget or gpus * sum(most for _, most in bounds.values()),
         seed=seed,
     )
@@ -68,6 +76,40 @@ def _router(md: ModelDeployment, engine: EngineProfile) -> RouterSettings:
         max_queued_requests=routing.admission.max_queued_requests,
         max_queue_seconds=float(routing.admission.max_queue_seconds),
         local_prefill_tokens=local if disaggregated else 0,
+    )
+
+
+def _scaling(md: ModelDeployment, bounds: Mapping[Role, tuple[int, int]], gpus: int) -> ScalingSettings:
+    scaling, slo = md.spec.scaling, md.spec.slo
+    pools = {
+        role: PoolSettings(min_engines=least, max_engines=most, gpus_per_engine=gpus)
+        for role, (least, most) in bounds.items()
+    }
+    idle = scaling.scale_to_zero
+    return ScalingSettings(
+        ttft_seconds=slo.ttft_milliseconds / 1000,
+        itl_seconds=slo.itl_milliseconds / 1000,
+        target=slo.target_percent / 100,
+        prefill=pools.get(Role.PREFILL),
+        decode=pools.get(Role.DECODE),
+        both=pools.get(Role.BOTH),
+        flexible=scaling.role_changes is Toggle.ENABLED,
+        gpu_budget=scaling.gpu_budget,
+        demand_window_seconds=float(scaling.demand_window_seconds),
+        near_window_seconds=min(NEAR_WINDOW_SECONDS, float(scaling.demand_window_seconds)),
+        down_window_seconds=float(scaling.scale_down_window_seconds),
+        adaptive_window=scaling.scale_down_window_policy is WindowPolicy.ADAPTIVE,
+        kv_usage=scaling.kv_usage_percent / 100,
+        start_deadline_seconds=float(md.spec.engine.start_deadline_seconds),
+        idle_seconds=float(idle.idle_seconds) if idle.policy is ScaleToZeroPolicy.WHEN_IDLE else None,
+        late_age_bound_seconds=float(md.spec.routing.queue.max_late_seconds),
+        forecast=ForecastSettings(
+            enabled=scaling.forecast.mode is Toggle.ENABLED,
+            peak_quantile=scaling.forecast.peak_percent / 100,
+            season_seconds=float(scaling.forecast.season_seconds),
+            min_horizon_seconds=float(scaling.forecast.min_horizon_seconds),
+            max_horizon_seconds=float(scaling.forecast.max_horizon_seconds),
+        ),
     )
 
 

@@ -103,6 +103,8 @@ class SimSettings:
     """Whether running engines may change their role, if the policy knows how."""
     scaling: ScalingSettings | None = None
     """What ``planner`` is told; None: the objective and bounds above, and its own defaults."""
+    planner_interval_seconds: float = 15.0
+    """Time between two decisions of ``planner``."""
     gpu_budget: int
     """Most accelerators at any moment, those of starting and draining pods too."""
     seed: int = 0

@@ -40,13 +40,13 @@ _STATES: Final = {
 
 
 class PlannerPolicy:
-    """Runs the planner every ``interval_seconds``, as its loop does."""
+    """Runs the planner at its interval, as its loop does."""
 
     name = "planner"
 
-    def __init__(self, initial: Targets, settings: SimSettings, *, interval_seconds: float = 15.0) -> None:
+    def __init__(self, initial: Targets, settings: SimSettings) -> None:
         self.initial = initial
-        self.interval_seconds = interval_seconds
+        self.interval_seconds = settings.planner_interval_seconds
         self._settings = settings.scaling or default_scaling(settings)
         self._models = EngineModels.same(settings.profile)
         self._state = PolicyState()
