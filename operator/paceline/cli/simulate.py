@@ -13,7 +13,7 @@ from paceline.errors import ConfigError
 if TYPE_CHECKING:
     from paceline.simulator.report import PolicyReport, Report
 
-DEFAULT_POLICIES = "static-best,hpa,threshold"
+DEFAULT_POLICIES = "planner,static-best,threshold"
 SHOWN_PROBLEMS = 3
 """Bad rows of a trace that are printed."""
 

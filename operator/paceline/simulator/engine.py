@@ -19,6 +19,7 @@ from typing import Final
 from paceline.api.wire import Role
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.cache import PrefixCache
+from paceline.simulator.chunks import PromptQueue
 from paceline.simulator.events import EventLoop
 from paceline.simulator.owner import EngineOwner, Phase
 from paceline.simulator.request import SimRequest
@@ -33,7 +34,7 @@ class SimEngine:
         "_arriving", "_completing", "_door", "_epoch", "_finishing", "_in_step", "_joiners", "_loop", "_owner",
         "_preempted", "_prompts", "_run_end", "_running", "_serial", "_step_base", "_step_context", "_step_sequence",
         "batch", "budget", "busy_until", "cache", "capacity", "clock", "context", "fetching", "held", "incoming",
-        "least_free", "max_seqs", "number", "phase", "preemptions", "profile", "prompt_tokens", "role", "step",
+        "least_free", "max_seqs", "number", "phase", "preemptions", "profile", "role", "step",
     )  # fmt: skip
 
     def __init__(
@@ -59,8 +60,6 @@ class SimEngine:
         """Sequences that decode."""
         self.context = 0
         """Tokens that the next decode step attends to."""
-        self.prompt_tokens = 0
-        """Tokens left to compute of the prompts in the engine."""
         self.held = 0
         """Prompt tokens in memory that are being computed, or wait to be transferred."""
         self.incoming = 0
@@ -81,7 +80,7 @@ class SimEngine:
         self._arriving: list[SimRequest] = []
         """Join at the end of the current step."""
         self._preempted: deque[SimRequest] = deque()
-        self._prompts: deque[SimRequest] = deque()
+        self._prompts = PromptQueue(profile)
         self._completing: list[SimRequest] = []
         """Prompts that the current step completes."""
         self._door: SimRequest | None = None
@@ -92,8 +91,6 @@ class SimEngine:
         """Step at which the current run of decode steps ends."""
         self._epoch = 0
         """Events of earlier epochs are stale."""
-
-    # -- what the router does ---------------------------------------------------------------------------------------
 
     @property
     def used(self) -> int:
@@ -322,7 +319,7 @@ class SimEngine:
             self._add_prompt(preempted)
         if self._preempted or self.role is Role.DECODE:
             return
-        while self.prompt_tokens < self.budget and len(self._prompts) + self.running < self.max_seqs:
+        while self._prompts.tokens < self.budget and len(self._prompts) + self.running < self.max_seqs:
             request = self._door or self._owner.next_prompt(self)
             if request is None:
                 return
@@ -347,8 +344,7 @@ class SimEngine:
         self.wake()
 
     def _add_prompt(self, request: SimRequest) -> None:
-        self._prompts.append(request)
-        self.prompt_tokens += request.left
+        self._prompts.add(request)
         work = self.profile.prefill_seconds(request.left, request.done)
         self.busy_until = max(self.busy_until, self._present()) + work
 
@@ -358,20 +354,9 @@ class SimEngine:
 
     def _begin_step(self) -> None:
         """One step with as much of the prompts as fits into it."""
-        profile, prompts = self.profile, self._prompts
-        budget = self.budget - self.batch
-        work = 0.0
-        while prompts and budget > 0:
-            request = prompts[0]
-            chunk = min(request.left, budget)
-            work += profile.prefill_work(chunk, request.done)
-            request.done += chunk
-            request.left -= chunk
-            budget -= chunk
-            self.prompt_tokens -= chunk
-            if not request.left:
-                self._completing.append(prompts.popleft())
-        duration = profile.mixed_seconds(work, self.batch, self.context)
+        chunks = self._prompts.take(self.budget - self.batch)
+        self._completing = chunks.completed
+        duration = self.profile.mixed_seconds(chunks.work, self.batch + chunks.singles, self.context + chunks.context)
         self._in_step = True
         self._epoch += 1
         self._loop.at(self.clock + duration, self._end_mixed, self._epoch)
