@@ -158,8 +158,10 @@ class LocalCluster:
 
     async def _reconcile_forever(self) -> None:
         while True:
+            # Not wait_for: before Python 3.12 that loses a cancellation which comes together with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), RECONCILE_SECONDS)
+                async with asyncio.timeout(RECONCILE_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             self.reconcile()
 

@@ -95,7 +95,8 @@ class PodProcess:
         self._guard.forget(self.pid)
         self._tie.cut()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._output_ended.wait(), OUTPUT_SECONDS)
+            async with asyncio.timeout(OUTPUT_SECONDS):
+                await self._output_ended.wait()
         asyncio.get_running_loop().remove_reader(self._output)
         os.close(self._output)
         return code
