@@ -52,8 +52,22 @@ def engine_processes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture
 def pair(engine_processes: EnginePair) -> EnginePair:
     """Both engines, ready."""
-    engine_processes.ensure_running()
+    engine_processes.ensure_running(engine_processes.a, engine_processes.b)
     return engine_processes
+
+
+@pytest.fixture
+def engine_a(engine_processes: EnginePair) -> EngineProcess:
+    """The first of them, ready, for a test that needs no other."""
+    engine_processes.ensure_running(engine_processes.a)
+    return engine_processes.a
+
+
+@pytest.fixture
+def engine_b(engine_processes: EnginePair) -> EngineProcess:
+    """The second of them, likewise."""
+    engine_processes.ensure_running(engine_processes.b)
+    return engine_processes.b
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,7 @@ class EngineProcess:
             "TORCH_COMPILE_DISABLE": "1",
         }
         self.starts += 1
+        self._untie()
         # The worker goes when this process does, killed or not: two real engines left behind would take the machine.
         read_end, self.tie = os.pipe()
         with self.log.open("wb") as log:
@@ -143,9 +144,12 @@ class EngineProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             return self.process.wait()
         finally:
-            if self.tie is not None:
-                os.close(self.tie)
-                self.tie = None
+            self._untie()
+
+    def _untie(self) -> None:
+        if self.tie is not None:
+            os.close(self.tie)
+            self.tie = None
 
     def endpoint(self, role: wire.Role) -> wire.EngineEndpoint:
         """What the router is told of it."""
@@ -171,12 +175,13 @@ class EnginePair:
     a: EngineProcess
     b: EngineProcess
 
-    def ensure_running(self) -> None:
-        """Start what does not run, together, and wait until both serve."""
-        for engine in (self.a, self.b):
+    @staticmethod
+    def ensure_running(*engines: EngineProcess) -> None:
+        """Start what does not run, together, and wait until all of them serve."""
+        for engine in engines:
             if not engine.running:
                 engine.start()
-        for engine in (self.a, self.b):
+        for engine in engines:
             engine.wait_ready()
 
 

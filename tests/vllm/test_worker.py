@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.contract.engines import metric
-from tests.vllm.engines import MODEL, EnginePair
+from tests.vllm.engines import MODEL, EngineProcess
 from tests.worker.engine.support import gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -34,19 +34,19 @@ def processes_of(group: int) -> dict[int, str]:
     return found
 
 
-async def test_a_ready_engine_has_answered_a_real_request(pair: EnginePair):
-    assert await metric(pair.a.contract(), "vllm:request_success_total") >= 1
+async def test_a_ready_engine_has_answered_a_real_request(engine_a: EngineProcess):
+    assert await metric(engine_a.contract(), "vllm:request_success_total") >= 1
     async with httpx.AsyncClient(trust_env=False) as client:
-        state = (await client.get(f"{pair.a.admin}/state")).json()
-        metrics = (await client.get(f"{pair.a.admin}/metrics")).text
+        state = (await client.get(f"{engine_a.admin}/state")).json()
+        metrics = (await client.get(f"{engine_a.admin}/metrics")).text
     assert state["state"] == "ready"
     assert state["inFlight"] == 0
-    assert state["pid"] in processes_of(pair.a.pid)
+    assert state["pid"] in processes_of(engine_a.pid)
     assert "paceline_engine_ready 1.0" in metrics
 
 
-async def test_sigterm_lets_a_stream_in_flight_finish_and_exits_0(pair: EnginePair):
-    engine = pair.a
+async def test_sigterm_lets_a_stream_in_flight_finish_and_exits_0(engine_a: EngineProcess):
+    engine = engine_a
     processes = list(processes_of(engine.pid))
     assert len(processes) >= 3
     body = {
@@ -63,14 +63,14 @@ async def test_sigterm_lets_a_stream_in_flight_finish_and_exits_0(pair: EnginePa
         rest = [line async for line in lines]
         assert rest[-1] == "data: [DONE]"
         assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == TOKENS
-        status, state = await asyncio.to_thread(engine.readiness)
-        assert (status, state.get("state", "draining")) in [(503, "draining"), (503, "stopped"), (0, "draining")]
+        # Not ready any more, or gone already.
+        assert (await asyncio.to_thread(engine.readiness))[0] != 200
     assert await asyncio.to_thread(engine.stop) == 0
     await gone(processes)
 
 
-async def test_a_crash_of_the_engine_core_makes_it_unready_and_ends_the_worker(pair: EnginePair):
-    engine = pair.b
+async def test_a_crash_of_the_engine_core_makes_it_unready_and_ends_the_worker(engine_b: EngineProcess):
+    engine = engine_b
     processes = processes_of(engine.pid)
     (core,) = [pid for pid, name in processes.items() if name.startswith("VLLM::EngineCore")]
     os.kill(core, signal.SIGKILL)

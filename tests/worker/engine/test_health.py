@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from paceline_worker.engine.health import watch_health
+from paceline.errors import EngineError
+from paceline_worker.engine.client import Health
+from paceline_worker.engine.health import LOST_CHECKS, watch_health
 from paceline_worker.engine.status import EngineStatus, State
 
 
@@ -20,13 +22,13 @@ class ScriptedEngine:
         self.ready: list[bool] = []
         self.done = asyncio.Event()
 
-    async def healthy(self) -> bool:
+    async def health(self) -> Health:
         self.ready.append(self._status.ready)
         answer = next(self._answers, None)
         if answer is None:
             self.done.set()
             await asyncio.Event().wait()
-        return answer == "+"
+        return {"+": Health.GOOD, "x": Health.BAD, "-": Health.SILENT}[answer or "-"]
 
 
 @pytest.mark.parametrize(
@@ -36,9 +38,11 @@ class ScriptedEngine:
         ("--+--+", "yyyyyyy"),
         ("---", "yyyn"),
         ("-----+-", "yyynnnyy"),
+        ("x+", "yny"),
+        ("+x-+", "yynny"),
     ],
 )
-async def test_three_failures_in_a_row_take_it_out_and_one_answer_brings_it_back(answers: str, ready: str):
+async def test_silence_is_borne_three_times_a_bad_answer_never(answers: str, ready: str):
     status = EngineStatus()
     status.move(State.READY, "serving")
     engine = ScriptedEngine(status, answers)
@@ -47,3 +51,13 @@ async def test_three_failures_in_a_row_take_it_out_and_one_answer_brings_it_back
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert "".join("y" if was else "n" for was in engine.ready) == ready
+
+
+@pytest.mark.parametrize("answer", ["x", "-"])
+async def test_an_engine_that_never_answers_well_again_is_given_up(answer: str):
+    status = EngineStatus()
+    status.move(State.READY, "serving")
+    engine = ScriptedEngine(status, "+" + answer * LOST_CHECKS)
+    with pytest.raises(EngineError, match="failed 20 health checks in a row"):
+        await watch_health(engine, status, period_seconds=0)  # type: ignore[arg-type]
+    assert not status.ready

@@ -117,6 +117,21 @@ async def test_a_crashed_engine_is_unready_at_once_and_the_worker_fails(start: S
     await gone(pids)
 
 
+async def test_an_engine_that_lost_its_core_is_unready_at_once_even_if_its_server_lives_on(start: Start):
+    program = await start()
+    await program.ready()
+    server, core = program.descendants()
+    os.kill(core, signal.SIGKILL)
+    _, body = await program.until(lambda status, _: status == 503)
+    assert body == {"state": "failed", "reason": "vLLM lost its process VLLM::EngineCore"}
+    assert is_running(server)
+    os.kill(server, signal.SIGTERM)
+    assert await program.process.wait() == 4
+    assert (
+        "error: vLLM ended with the loss of its process VLLM::EngineCore while it was serving" in await program.output()
+    )
+
+
 async def test_an_engine_that_crashes_while_it_starts_says_why_in_one_line(start: Start):
     program = await start("crash")
     assert await program.process.wait() == 4

@@ -40,7 +40,8 @@ def test_one_gpu_is_started_with_exactly_this():
     made = plan()
     assert made.argv == (
         *("python", "-m", "vllm.entrypoints.openai.api_server", "--model", "org/model-8b"),
-        *("--host", "0.0.0.0", "--port", "8000", "--served-model-name", "model-8b"),
+        *("--host", "0.0.0.0", "--port", "8000", "--disable-access-log-for-endpoints", "/health,/metrics"),
+        *("--served-model-name", "model-8b"),
         *("--scheduling-policy", "priority", "--enable-prefix-caching", "--gpu-memory-utilization", "0.90"),
         *("--kv-events-config", events, "--kv-transfer-config", connector),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 import aiohttp
@@ -22,6 +23,15 @@ WARMUP_PROMPT: Final = "Count: one, two, three,"
 WARMUP_TOKENS: Final = 4
 ANSWER_LIMIT: Final = 300
 """Characters of an unexpected answer that a message shows."""
+
+
+class Health(Enum):
+    """Outcome of one health check."""
+
+    GOOD = auto()
+    BAD = auto()
+    """An answer, and not 200: vLLM says so when its engine core is dead."""
+    SILENT = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +62,14 @@ class EngineClient:
         """Close its connections."""
         await self._session.close()
 
-    async def healthy(self) -> bool:
-        """Whether ``/health`` answers 200 in time."""
+    async def health(self) -> Health:
+        """What ``/health`` says."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_SECONDS)
         try:
             async with self._session.get("/health", timeout=timeout) as answer:
-                return answer.status == 200
+                return Health.GOOD if answer.status == 200 else Health.BAD
         except (aiohttp.ClientError, TimeoutError):
-            return False
+            return Health.SILENT
 
     async def load(self) -> Load | None:
         """What is in flight; None when the engine does not answer in time."""

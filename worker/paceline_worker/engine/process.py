@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, TextIO
 
@@ -137,6 +137,38 @@ def kill_descendants() -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return found
+
+
+def named_descendants(prefix: str) -> dict[int, str]:
+    """Id -> title of the processes below this one whose title starts with ``prefix`` (Linux; else none)."""
+    found = {}
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace").strip()
+            if title.startswith(prefix):
+                found[pid] = title
+    return found
+
+
+async def wait_for_any(pids: Iterable[int]) -> int:
+    """Wait until one of these processes, which need not be children, ends; its id. Never returns where there are none."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+    with contextlib.ExitStack() as opened:
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return pid
+            opened.callback(os.close, descriptor)
+            loop.add_reader(descriptor, _settle, ended, pid)
+            opened.callback(loop.remove_reader, descriptor)
+        return await ended
+
+
+def _settle(ended: asyncio.Future[int], pid: int) -> None:
+    if not ended.done():
+        ended.set_result(pid)
 
 
 def descendants(root: int) -> list[int]:

@@ -31,7 +31,7 @@ def vllm_plan(settings: Settings, *, python: str, run_directory: str) -> LaunchP
     follows = not group.leads
     argv = [python, *(HEADLESS if follows else API_SERVER)]
     argv += [config.source.reference] if follows else ["--model", config.source.reference]
-    argv += ["--headless"] if follows else ["--host", settings.bind_host, "--port", str(config.ports.api)]
+    argv += ["--headless"] if follows else _server_args(settings)
     argv += _model_args(config)
     argv += _parallel_args(config.parallelism, group)
     argv += _cache_args(config, pod)
@@ -58,6 +58,12 @@ def kv_events_config(config: wire.EngineConfig, pod: Pod) -> str:
         },
         separators=(",", ":"),
     )
+
+
+def _server_args(settings: Settings) -> list[str]:
+    args = ["--host", settings.bind_host, "--port", str(settings.config.ports.api)]
+    # The worker and Prometheus ask every second or so; the log is for requests.
+    return [*args, "--disable-access-log-for-endpoints", "/health,/metrics"]
 
 
 def lora_modules(config: wire.EngineConfig) -> list[str]:

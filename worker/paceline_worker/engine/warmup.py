@@ -12,7 +12,7 @@ from typing import Final
 
 from paceline.clock import Clock
 from paceline.errors import EngineError
-from paceline_worker.engine.client import EngineClient
+from paceline_worker.engine.client import EngineClient, Health
 from paceline_worker.engine.status import EngineStatus, State
 
 POLL_SECONDS: Final = 0.1
@@ -40,7 +40,7 @@ async def become_ready(client: EngineClient, status: EngineStatus, clock: Clock,
 
 async def _wait_healthy(client: EngineClient) -> None:
     pause = POLL_SECONDS
-    while not await client.healthy():
+    while await client.health() is not Health.GOOD:
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_POLL_SECONDS)
 

@@ -22,13 +22,17 @@ from paceline_worker.engine.health import watch_health
 from paceline_worker.engine.launch import LaunchPlan
 from paceline_worker.engine.metrics import EngineMetrics
 from paceline_worker.engine.ports import check_ports
-from paceline_worker.engine.process import ChildProcess, describe_exit
+from paceline_worker.engine.process import ChildProcess, describe_exit, named_descendants, wait_for_any
 from paceline_worker.engine.settings import Backend, Settings
 from paceline_worker.engine.status import EngineStatus, State
 from paceline_worker.engine.warmup import become_ready
 
-STOP_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 20.0
 """How long an idle child may take to end; the pod's grace period leaves 30 s beyond the drain."""
+VLLM_PROCESSES: Final = "VLLM::"
+"""Title of the processes that vLLM itself starts: engine cores, and a worker an accelerator."""
+CRASH_SECONDS: Final = 15.0
+"""How long a child that lost one of its processes may take to say why and end."""
 LAST_WORDS_SECONDS: Final = 2.0
 """How long to read the output of a child that ended."""
 
@@ -63,6 +67,8 @@ class EngineWorker:
         self.stop = StopRequest()
         self.status = EngineStatus()
         self._metrics = EngineMetrics(self.status, settings)
+        self._loss = ""
+        """Title of the process whose end took the engine with it."""
 
     async def run(self) -> None:
         """Returns after a stop that was asked for. Raises PacelineError when the engine can't start or ends alone."""
@@ -107,23 +113,42 @@ class EngineWorker:
         self.status.move(State.READY, "serving")
         log.info("Ready after %.1f s: %s on port %d.", elapsed, config.served_names[0], config.ports.api)
 
+        parts = named_descendants(VLLM_PROCESSES)
         watching = watch_health(client, self.status) if self._plan.serves_api else asyncio.Event().wait()
-        await self._first(exited=child.wait(), watching=watching, stop=self.stop.drain.wait())
+        ended = self._ended(child, parts)
+        await self._first(exited=ended, watching=watching, stop=self.stop.drain.wait())
         await self._explain(child, "while it was serving")
         if self._plan.serves_api:
-            await self._drain(child, client)
+            await self._drain(child, parts, client)
 
-    async def _drain(self, child: ChildProcess, client: EngineClient) -> None:
+    async def _drain(self, child: ChildProcess, parts: Mapping[int, str], client: EngineClient) -> None:
         limit = self._settings.config.drain_seconds
         self.status.move(State.DRAINING, f"draining, at most {limit} s")
         log.info("Draining, at most %d s.", limit)
         begun = self._clock.monotonic()
         idle = wait_idle(client, self.status, self._clock, limit_seconds=limit)
-        await self._first(exited=child.wait(), idle=idle, now=self.stop.now.wait())
+        await self._first(exited=self._ended(child, parts), idle=idle, now=self.stop.now.wait())
         await self._explain(child, "while it was draining")
         elapsed = self._clock.monotonic() - begun
         self._metrics.drain_seconds.set(elapsed)
         log.info("Drained in %.1f s.", elapsed)
+
+    async def _ended(self, child: ChildProcess, parts: Mapping[int, str]) -> None:
+        """Wait until the child ends, or one of ``parts`` does: no engine survives that, but its server may take a
+        while.
+        """
+        parting = asyncio.create_task(wait_for_any(parts))
+        try:
+            if await self._first(exited=child.wait(), parted=asyncio.wait([parting])) == "exited":
+                return
+            self._loss = parts[parting.result()]
+            self.status.move(State.FAILED, f"{self._plan.program} lost its process {self._loss}")
+            log.error("%s lost its process %s.", self._plan.program, self._loss)
+            await self._first(exited=child.wait(), late=asyncio.sleep(CRASH_SECONDS))
+            await child.stop(0)
+        finally:
+            parting.cancel()
+            await asyncio.gather(parting, return_exceptions=True)
 
     async def _check_machine(self) -> None:
         config, group = self._settings.config, self._settings.group
@@ -159,7 +184,8 @@ class EngineWorker:
         # Unready first: what the child said is read to its end only then.
         self.status.move(State.FAILED, f"{self._plan.program} ended {when}")
         # What it left behind may hold its output open.
-        ending = describe_exit(await child.stop(0))
+        status = await child.stop(0)
+        ending = f"the loss of its process {self._loss}" if self._loss else describe_exit(status)
         await child.drain_output(LAST_WORDS_SECONDS)
         raise EngineError(explain_exit(self._plan.program, ending, child.lines, when=when))
 

@@ -111,7 +111,7 @@ def main() -> None:
         sys.exit(1)
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    grandchild = subprocess.Popen(["VLLM::EngineCore", "-c", "import time; time.sleep(600)"], executable=sys.executable)
     if "FAKE_VLLM_PIDS" in os.environ:
         Path(os.environ["FAKE_VLLM_PIDS"]).write_text(f"{os.getpid()} {grandchild.pid}")
     Server((host, port), Handler).serve_forever()
