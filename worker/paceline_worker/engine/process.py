@@ -151,7 +151,7 @@ def named_descendants(prefix: str) -> dict[int, str]:
 
 
 async def wait_for_any(pids: Iterable[int]) -> int:
-    """Wait until one of these processes, which need not be children, ends; its id. Never returns where there are none."""
+    """Wait until one of these processes, children or not, ends; its id. Never returns where there are none."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     with contextlib.ExitStack() as opened:
