@@ -24,7 +24,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     (model / "config.json").write_text("{}")
     programs: list[Program] = []
 
-    async def go(mode: str = "", pass_fds: tuple[int, ...] = (), **changes: Any) -> Program:
+    async def go(mode: str = "", backend: str = "vllm", pass_fds: tuple[int, ...] = (), **changes: Any) -> Program:
         api, admin, side, events, replay = free_ports(5)
         ports = wire.EnginePorts(api=api, admin=admin, kv_side_channel=side, kv_events=events, kv_replay=replay)
         source = wire.ModelSource(kind=wire.SourceKind.LOCAL, reference=str(model))
@@ -37,6 +37,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             "PYTHONPATH": str(FAKE_VLLM),
             "PACELINE_ENGINE_CONFIG": wire.encode(config).decode(),
             "PACELINE_BIND_HOST": "127.0.0.1",
+            "PACELINE_ENGINE_BACKEND": backend,
             "POD_NAME": "engine-0",
             "POD_NAMESPACE": "test",
             "POD_IP": "127.0.0.1",

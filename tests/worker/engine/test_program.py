@@ -36,6 +36,18 @@ async def test_an_engine_is_ready_after_a_real_completion(start: Start):
     assert "paceline_engine_start_seconds" in metrics
 
 
+async def test_the_emulator_is_an_engine_like_any_other(start: Start):
+    program = await start(backend="emulator", max_model_len=2048)
+    await program.ready()
+    async with httpx.AsyncClient() as client:
+        body = {"model": "model-8b", "prompt": "Hello", "max_tokens": 3}
+        answer = (await client.post(f"{program.api}/v1/completions", json=body)).json()
+        assert answer["usage"]["completion_tokens"] == 3
+        assert (await client.get(f"{program.admin}/state")).json()["inFlight"] == 0
+    program.process.send_signal(signal.SIGTERM)
+    assert await program.process.wait() == 0
+
+
 async def test_sigterm_waits_for_a_stream_in_flight_and_exits_0(start: Start):
     program = await start()
     await program.ready()

@@ -24,5 +24,13 @@ def test_an_engine_that_is_going_never_becomes_ready_again(last: State):
     assert (status.state, status.reason) == (last, "going")
 
 
+def test_what_failed_first_stays_the_reason():
+    status = EngineStatus()
+    status.move(State.FAILED, "the core ended")
+    status.move(State.STOPPED, "stopped")
+    status.move(State.FAILED, "something else")
+    assert (status.state, status.reason) == (State.FAILED, "the core ended")
+
+
 def test_every_start_has_an_id_of_its_own():
     assert EngineStatus().start_id != EngineStatus().start_id

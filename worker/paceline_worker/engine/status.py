@@ -40,8 +40,8 @@ class EngineStatus:
         return self.state is State.READY and self.healthy
 
     def move(self, state: State, reason: str) -> None:
-        """Enter ``state``; ``reason`` is for people. Draining, failed and stopped engines never become ready again."""
-        final = (State.DRAINING, State.STOPPED, State.FAILED)
-        if self.state in final and state not in final:
+        """Enter ``state``; ``reason`` is for people. A draining engine only stops or fails, a failed one has failed."""
+        last = (State.DRAINING, State.STOPPED, State.FAILED)
+        if self.state is State.FAILED or (self.state in last and state not in last):
             return
         self.state, self.reason = state, reason

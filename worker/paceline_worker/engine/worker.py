@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, TextIO
 
 from paceline.clock import Clock
-from paceline.errors import EngineError
+from paceline.errors import EngineError, PacelineError
 from paceline_worker.engine import accelerators
 from paceline_worker.engine.admin import AdminServer
 from paceline_worker.engine.client import EngineClient
@@ -79,7 +79,7 @@ class EngineWorker:
             await admin.start(self._settings.bind_host, config.ports.admin)
             try:
                 await self._run(client)
-            except EngineError as error:
+            except PacelineError as error:
                 self.status.move(State.FAILED, str(error))
                 raise
             finally:
