@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.policy.waiting import WaitingLine
+from paceline.policy.waiting import SLACK, WaitingLine
 
 
 def line(age_bound: float = 60.0) -> WaitingLine[str]:
@@ -62,6 +65,25 @@ def test_a_withdrawn_request_is_never_served() -> None:
     assert len(waiting) == 1
     assert waiting.pop(0) == "here"
     assert waiting.pop(0) is None
+
+
+def test_a_line_that_is_not_served_forgets_those_who_left() -> None:
+    waiting: WaitingLine[object] = WaitingLine(age_bound_seconds=60)
+    stays = object()
+    waiting.push(stays, arrived=0, deadline=1, service_seconds=1)
+    left = []
+    for _ in range(1000):
+        item = _Leaver()
+        left.append(weakref.ref(item))
+        waiting.withdraw(waiting.push(item, arrived=0, deadline=1, service_seconds=1))
+        del item
+    gc.collect()
+    assert sum(ref() is not None for ref in left) <= SLACK + 1
+    assert waiting.pop(0) is stays
+
+
+class _Leaver:
+    """Something that can be weakly referred to."""
 
 
 @given(

@@ -11,9 +11,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+SLACK: Final = 64
+"""Withdrawn tickets kept beyond as many as wait: sweeping them out then costs each push a constant."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +52,8 @@ class WaitingLine(Generic[T]):
         self._priorities: list[int] = []
         self._pushed = 0
         self._waiting = 0
+        self._withdrawn = 0
+        """Tickets withdrawn since the last sweep. Some of them may have been passed over by ``pop`` since."""
 
     def __len__(self) -> int:
         return self._waiting
@@ -74,6 +79,9 @@ class WaitingLine(Generic[T]):
             return False
         ticket.waiting = False
         self._waiting -= 1
+        self._withdrawn += 1
+        if self._withdrawn > self._waiting + SLACK:
+            self._sweep()
         return True
 
     def pop(self, now: float) -> T | None:
@@ -85,6 +93,14 @@ class WaitingLine(Generic[T]):
                 self._waiting -= 1
                 return ticket.item
         return None
+
+    def _sweep(self) -> None:
+        """Forget the withdrawn: while nothing is served, nobody else does."""
+        self._withdrawn = 0
+        for line in self._classes.values():
+            line.by_deadline = [entry for entry in line.by_deadline if entry[2].waiting]
+            heapq.heapify(line.by_deadline)
+            line.late = deque(ticket for ticket in line.late if ticket.waiting)
 
     def _next(self, line: _Class[T], now: float) -> Ticket[T] | None:
         late = line.late

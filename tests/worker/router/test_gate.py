@@ -9,7 +9,6 @@ import pytest
 from paceline.api import wire
 from paceline.policy.routing.fleet import NominalModel
 from paceline.policy.routing.placement import RequestView
-from paceline_worker.router import gate as module
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Fleet
 from paceline_worker.router.gate import Gate, Place
@@ -73,23 +72,6 @@ async def test_one_who_avoids_an_engine_takes_it_rather_than_waiting_for_a_full_
     assert (await retried).decode.name == first.decode.name
     retried.result().release()
     second.release()
-
-
-async def test_a_queue_that_is_not_served_forgets_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_LEFT_BEHIND", 10)
-    bench = Bench()
-    stays = await bench.waiting()
-    for _ in range(50):
-        leaves = await bench.waiting()
-        leaves.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaves
-        bench.gate.tick(1.0)
-    assert bench.gate._left_behind <= 12
-    assert bench.gate.waiting == 1
-    bench.engines("a")
-    (await stays).release()
-    assert bench.gate.waiting == 0
 
 
 async def test_the_one_past_the_end_of_the_queue_is_told_when_to_come_again() -> None:

@@ -17,8 +17,6 @@ from paceline_worker.router.fleet import Engine, Fleet, Lease
 
 AGE_BOUND_SHARE: Final = 0.5
 """A late request goes before everything else after this share of the longest wait."""
-MOST_LEFT_BEHIND: Final = 1024
-"""Waiters who gave up and are still in the line, beyond as many as wait."""
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
 
@@ -76,8 +74,9 @@ class Gate:
         self._ttft_seconds = config.objective.ttft_milliseconds / 1000
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._line = self._new_line()
-        self._left_behind = 0
+        self._line: WaitingLine[_Waiter] = WaitingLine(
+            age_bound_seconds=self._limits.max_queue_seconds * AGE_BOUND_SHARE
+        )
         self._released = 0
         self._released_per_second = 0.0
 
@@ -126,18 +125,6 @@ class Gate:
         rate = self._released / seconds
         self._released = 0
         self._released_per_second = RATE_MEMORY * self._released_per_second + (1 - RATE_MEMORY) * rate
-        if self._left_behind > len(self._line) + MOST_LEFT_BEHIND:
-            self._rebuild()
-
-    def _new_line(self) -> WaitingLine[_Waiter]:
-        return WaitingLine(age_bound_seconds=self._limits.max_queue_seconds * AGE_BOUND_SHARE)
-
-    def _rebuild(self) -> None:
-        """A line forgets those who left it as it is served; while nothing is served, this has to do it."""
-        old, self._line, self._left_behind = self._line, self._new_line(), 0
-        now = self._loop.time()
-        while (waiter := old.pop(now)) is not None:
-            self._push(waiter)
 
     def _push(self, waiter: _Waiter) -> None:
         waiter.ticket = self._line.push(
@@ -164,8 +151,8 @@ class Gate:
                 retry_after=self._retry_after(),
             ) from None
         finally:
-            if waiter.ticket is not None and self._line.withdraw(waiter.ticket):
-                self._left_behind += 1
+            if waiter.ticket is not None:
+                self._line.withdraw(waiter.ticket)
             if place is None and future.done() and not future.cancelled():
                 future.result().release()  # placed in the same moment in which the client went away
         return place
