@@ -123,5 +123,7 @@ def test_what_the_planner_was_shown_replays_to_the_same_decisions() -> None:
     assert len(policy.recorded) > 5
     observation = read(Observation, line, source="recording")
     assert observation.arrivals
+    assert observation.attainment is not None
+    assert observation.attainment.requests > 0
     replayed, _ = plan(observation, state, policy._settings, policy._models)  # type: ignore[arg-type]
     assert replayed == last

@@ -22,7 +22,7 @@ LONG = 60_000
 def run_of(*rows: tuple[int, float, float, Outcome], gpu_seconds: float = 3600.0) -> Run:
     """(prompt, TTFT, ITL, outcome) of requests a second apart."""
     workload = Workload(trace_of(*(TraceRequest(float(at), row[0], 10) for at, row in enumerate(rows))))
-    score = Score(len(rows))
+    score = Score(len(rows), settings().objective)
     for number, (prompt, ttft, itl, outcome) in enumerate(rows):
         score.ttft[number], score.itl[number], score.outcome[number] = ttft, itl, outcome
         score.completed += outcome is Outcome.COMPLETED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,23 @@ def feasible(workload: Workload, profile: EngineProfile, objective: Objective) -
     return np.asarray(prefill + transfer + first_step <= objective.ttft_seconds)
 
 
+class Attained(NamedTuple):
+    """Requests that ended between two scrapes, refused ones too, and how many of them met the objective."""
+
+    requests: int
+    ttft: int
+    itl: int
+    both: int
+
+
+class Harvest(NamedTuple):
+    """What came and went between two scrapes, as the planner is shown it."""
+
+    arrived: tuple[ArrivalCell, ...]
+    completed: tuple[CompletionCell, ...]
+    attained: Attained
+
+
 class Journal:
     """What came and went since the last scrape, in the buckets of the router's histograms."""
 
@@ -42,6 +60,7 @@ class Journal:
         self._cached = [0] * buckets
         self._uncached_sum = self._cached_sum = 0
         self._completed: dict[int, tuple[int, int, int]] = {}
+        self._ended = self._in_ttft = self._in_itl = self._in_both = 0
 
     def arrived(self, uncached: int, cached: int) -> None:
         """A prompt came."""
@@ -56,21 +75,30 @@ class Journal:
         count, prompts, outputs = self._completed.get(bucket, (0, 0, 0))
         self._completed[bucket] = (count + 1, prompts + prompt, outputs + output)
 
-    def harvest(self) -> tuple[tuple[ArrivalCell, ...], tuple[CompletionCell, ...]]:
-        """Take everything out, as the planner is shown it."""
+    def ended(self, *, ttft: bool, itl: bool) -> None:
+        """A request is completed or refused, and met the limits or not."""
+        self._ended += 1
+        self._in_ttft += ttft
+        self._in_itl += itl
+        self._in_both += ttft and itl
+
+    def harvest(self) -> Harvest:
+        """Take everything out."""
         arrived = cells_from_histograms(self._uncached, self._uncached_sum, self._cached, self._cached_sum)
         completed = tuple(
             CompletionCell(prompt=prompts // count, count=count, outputs=outputs)
             for _, (count, prompts, outputs) in sorted(self._completed.items())
         )
+        attained = Attained(self._ended, self._in_ttft, self._in_itl, self._in_both)
         self._clear()
-        return arrived, completed
+        return Harvest(arrived, completed, attained)
 
 
 class Score:
     """Filled in by the router as requests come and go."""
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, objective: Objective) -> None:
+        self._objective = objective
         # Written one by one, which arrays do faster than numpy; read through views of numpy's.
         self._ttft = array("d", [math.nan]) * requests
         self._itl = array("d", [math.nan]) * requests
@@ -110,6 +138,7 @@ class Score:
         self._outcome[number] = outcome
         if outcome is Outcome.REJECTED:
             self.rejected += 1
+            self.journal.ended(ttft=False, itl=False)
             return
         self.completed += 1
         self.output_tokens += request.output
@@ -117,5 +146,7 @@ class Score:
         self.completed_prompt_tokens += request.prompt
         self.computed_tokens += request.prompt - request.cached
         first, output = request.first_token, request.output
-        self._ttft[number] = first - request.arrived
-        self._itl[number] = (at - first) / (output - 1) if output > 1 else 0.0
+        self._ttft[number] = ttft = first - request.arrived
+        self._itl[number] = itl = (at - first) / (output - 1) if output > 1 else 0.0
+        objective = self._objective
+        self.journal.ended(ttft=ttft <= objective.ttft_seconds, itl=itl <= objective.itl_seconds)

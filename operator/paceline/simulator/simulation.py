@@ -56,7 +56,7 @@ class Simulation:
         self._policy = policy
         self._settings = settings
         self._loop = EventLoop()
-        self._score = Score(len(workload))
+        self._score = Score(len(workload), settings.objective)
         self._router = SimRouter(settings.profile, settings.router, workload.block_size, self._loop, self._score)
         self._shared = self._shared_tier()
         self._engines: list[SimEngine] = []

@@ -11,7 +11,7 @@ from paceline.api.wire import Role
 from paceline.policy.scaling.observation import ArrivalCell, CompletionCell
 from paceline.simulator.cluster import Cluster, PodState
 from paceline.simulator.router import SimRouter
-from paceline.simulator.score import Score
+from paceline.simulator.score import Attained, Score
 from paceline.simulator.settings import ScrapeHabits
 
 
@@ -50,8 +50,10 @@ class Sample:
     """Of completed requests."""
     arrived: tuple[ArrivalCell, ...]
     """What came since the scrape before, as the increments of histograms."""
-    ended: tuple[CompletionCell, ...]
+    completed: tuple[CompletionCell, ...]
     """What was completed since the scrape before."""
+    attained: Attained
+    """How it met the objective."""
 
 
 def take_sample(
@@ -68,7 +70,7 @@ def take_sample(
     def noisy(value: float) -> float:
         return max(0.0, value * rng.gauss(1.0, habits.noise)) if habits.noise else value
 
-    arrived, ended = score.journal.harvest()
+    harvest = score.journal.harvest()
     return Sample(
         since=since,
         at=now,
@@ -79,8 +81,9 @@ def take_sample(
         uncached_tokens=score.uncached_tokens,
         completions=score.completed,
         output_tokens=score.output_tokens,
-        arrived=arrived,
-        ended=ended,
+        arrived=harvest.arrived,
+        completed=harvest.completed,
+        attained=harvest.attained,
     )
 
 

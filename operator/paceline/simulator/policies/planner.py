@@ -14,6 +14,7 @@ from paceline.api.wire import EngineState, Role
 from paceline.policy.scaling.decision import Decision
 from paceline.policy.scaling.observation import (
     ArrivalInterval,
+    Attainment,
     CompletionInterval,
     Counts,
     EngineLoad,
@@ -25,6 +26,7 @@ from paceline.policy.scaling.planner import plan
 from paceline.policy.scaling.settings import EngineModels, PoolSettings, ScalingSettings
 from paceline.simulator.cluster import Cluster, Pod, PodState, Targets
 from paceline.simulator.policies.base import Context, Policy
+from paceline.simulator.score import Attained
 from paceline.simulator.settings import SimSettings
 from paceline.simulator.telemetry import Sample
 
@@ -67,10 +69,13 @@ class PlannerPolicy:
         return Observation(
             now=cluster.now,
             arrivals=tuple(ArrivalInterval(start=one.since, end=one.at, cells=one.arrived) for one in self._window),
-            completions=tuple(CompletionInterval(start=one.since, end=one.at, cells=one.ended) for one in self._window),
+            completions=tuple(
+                CompletionInterval(start=one.since, end=one.at, cells=one.completed) for one in self._window
+            ),
             engines=tuple(_load(pod, cluster, self._hit_rate()) for pod in cluster.pods.values()),
             queued_requests=cluster.router.unplaced,
             measured=_measured(cluster),
+            attainment=_attainment([one.attained for one in self._window]),
         )
 
     def _hit_rate(self) -> float:
@@ -137,6 +142,18 @@ def _load(pod: Pod, cluster: Cluster, hit_rate: float) -> EngineLoad:
         kv_usage=min(1.0, max(0.0, engine.used / engine.capacity)),
         # Which cached blocks will be used again nobody knows; as many as were, of late.
         reusable_tokens=round(hit_rate * engine.cache.on_accelerator * cluster.router.block_size),
+    )
+
+
+def _attainment(parts: Sequence[Attained]) -> Attainment | None:
+    requests = sum(part.requests for part in parts)
+    if not requests:
+        return None
+    return Attainment(
+        requests=requests,
+        ttft=sum(part.ttft for part in parts) / requests,
+        itl=sum(part.itl for part in parts) / requests,
+        both=sum(part.both for part in parts) / requests,
     )
 
 
