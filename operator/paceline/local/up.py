@@ -301,7 +301,7 @@ def _check_writable(flag: str, path: Path) -> None:
     """Find out before a load of minutes that its result could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.open("ab").close()
     except OSError as error:
         raise ConfigError(f"{flag}: can't write {path}: {error.strerror}.") from None
 

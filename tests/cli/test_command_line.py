@@ -1,0 +1,198 @@
+"""The command line: every bad input ends in a message and an exit code, never in a traceback; help is instant."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paceline import __version__
+from paceline.cli import BUG, INTERRUPTED, command_line, run
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = str(ROOT / "manifests" / "samples" / "quickstart.yaml")
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def paceline(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def call(*arguments: str) -> Result:
+        code = run(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def manifest(tmp_path: Path, old: str = "", new: str = "") -> str:
+    text = Path(QUICKSTART).read_text()
+    assert old in text
+    path = tmp_path / "manifest.yaml"
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["up"], 2, "Missing argument 'FILE'"),
+        (["up", "/nowhere.yaml"], 2, "/nowhere.yaml: can't read the manifest: No such file or directory."),
+        (["up", str(ROOT)], 2, "can't read the manifest: Is a directory."),
+        (["up", "a\0b"], 2, "is not a file name"),
+        (["up", QUICKSTART, "--speed", "0"], 2, "0.0 is not in the range 0<x<=1000"),
+        (["up", QUICKSTART, "--speed", "nan"], 2, "nan is not a number"),
+        (["up", QUICKSTART, "--speed", "fast"], 2, "'fast' is not a valid float range"),
+        (["up", QUICKSTART, "--port", "70000"], 2, "70000 is not in the range 0<=x<=65535"),
+        (["up", QUICKSTART, "--prefill", "0"], 2, "0 is not in the range"),
+        (["up", QUICKSTART, "--engine", "abacus"], 2, "'abacus' is not one of 'emulator', 'vllm'"),
+        (["up", QUICKSTART, "--load-minutes", "-1"], 2, "-1.0 is not in the range"),
+        (["up", QUICKSTART, "--once"], 2, "--once, --report and --plot need a load"),
+        (["up", QUICKSTART, "--report", "x"], 2, "need a load: add --load conversation"),
+        (["up", QUICKSTART, "--engine", "vllm", "--speed", "2"], 2, "are for emulated engines"),
+        (["up", QUICKSTART, "--load", "tea"], 2, "--load: 'tea' is not a load; use conversation or mooncake:FILE."),
+        (["up", QUICKSTART, "--load", "mooncake:/nowhere"], 2, "/nowhere: can't read the trace"),
+        (["up", QUICKSTART, "--profile", "abacus"], 2, "qwen3-32b-h200-tp2"),
+        (["up", QUICKSTART, "--model-path", "/nowhere"], 2, "--model-path: /nowhere is not a folder."),
+        (["up", QUICKSTART, "--load", "conversation", "--report", "/proc/x/r.json"], 2, "--report: can't write"),
+        (["up", QUICKSTART, "--load", "conversation", "--plot", "/"], 2, "--plot: can't write /: Is a directory."),
+        (["up", QUICKSTART, "--run-dir", "/proc/x"], 2, "--run-dir: can't use /proc/x"),
+        (["validate"], 2, "Missing argument 'FILE...'"),
+        (["validate", "/nowhere"], 2, "/nowhere: can't read the manifest"),
+    ],
+    ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else None,
+)
+def test_bad_input_is_answered_with_a_message(
+    paceline: Callable[..., Result], arguments: list[str], code: int, message: str
+) -> None:
+    found, out, err = paceline(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ttftMilliseconds: 2000", "ttftMilliseconds: soon", "spec.slo.ttftMilliseconds"),
+        ("ttftMilliseconds: 2000", "ttftMilliseconds: 0", "spec.slo.ttftMilliseconds"),
+        ("itlMilliseconds", "itlMiliseconds", "itlMilliseconds"),
+        ("kind: ModelDeployment", "kind: Deployment", "must be ModelDeployment (found 'Deployment')"),
+        ("spec:", "spec: [", "line"),
+    ],
+)
+def test_a_bad_manifest_is_answered_with_field_and_value(
+    paceline: Callable[..., Result], tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    for command in ("up", "validate"):
+        code, out, err = paceline(command, manifest(tmp_path, old, new))
+        assert (code, out) == (2, "")
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_a_port_in_use_is_named_before_anything_starts(paceline: Callable[..., Result], tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        code, out, err = paceline("up", QUICKSTART, "--port", str(port), "--run-dir", str(tmp_path))
+    assert (code, out) == (5, "")
+    assert f"Port {port} on 127.0.0.1 is in use." in err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_run_directory_in_use_is_refused(paceline: Callable[..., Result], tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = paceline("up", QUICKSTART, "--port", "0", "--run-dir", str(tmp_path))
+    assert code == 5
+    assert "Another paceline runs in" in err
+
+
+def test_validate_names_what_is_valid_and_every_problem_of_the_rest(
+    paceline: Callable[..., Result], tmp_path: Path
+) -> None:
+    bad = manifest(tmp_path, "ttftMilliseconds: 2000\n    itlMilliseconds: 50", "ttftMilliseconds: 0\n    speed: 1")
+    code, out, err = paceline("validate", QUICKSTART, bad)
+    assert code == 2
+    assert out == f"{QUICKSTART}: valid (quickstart)\n"
+    assert "spec.slo.ttftMilliseconds" in err
+    assert "spec.slo.speed" in err
+    assert "spec.slo.itlMilliseconds" in err
+
+
+def test_a_manifest_is_read_from_standard_input() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "from paceline.cli import main; main()", "validate", "-"],
+        input=Path(QUICKSTART).read_bytes(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"-: valid (quickstart)\n", b"")
+
+
+def test_the_version_is_that_of_the_package(paceline: Callable[..., Result]) -> None:
+    assert paceline("--version") == (0, f"paceline, version {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", sorted(command_line.commands))
+def test_every_command_explains_itself(paceline: Callable[..., Result], command: str) -> None:
+    code, out, err = paceline(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: paceline {command}")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, json\n"
+        "from paceline.cli import run\n"
+        "assert run(['up', '--help']) == 0\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    loaded = set(json.loads(out.splitlines()[-1]))
+    heavy = {"pydantic", "matplotlib", "numpy", "aiohttp", "rich", "yaml", "msgspec", "kopf", "kubernetes", "uvloop"}
+    assert loaded & heavy == set()
+
+
+def test_an_interruption_has_the_exit_code_that_shells_expect(
+    paceline: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "main", interrupt)
+    assert paceline("up", "x") == (INTERRUPTED, "", "")
+
+
+def test_a_bug_is_reported_as_one_without_a_traceback_unless_asked_for(
+    paceline: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(command_line, "main", fail)
+    monkeypatch.delenv("PACELINE_DEBUG", raising=False)
+    code, _, err = paceline("up", "x")
+    assert code == BUG
+    assert "please report it: ZeroDivisionError: by zero" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("PACELINE_DEBUG", "1")
+    assert "Traceback" in paceline("up", "x")[2]
+
+
+def test_a_reader_that_goes_away_is_no_bug() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as output:
+        result = subprocess.run(
+            [sys.executable, "-c", "from paceline.cli import main; main()", "validate", *[QUICKSTART] * 3],
+            stdout=output, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == b""
