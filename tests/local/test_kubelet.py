@@ -13,7 +13,7 @@ from paceline.api import wire
 from paceline.clock import WallClock
 from paceline.errors import ConfigError, LocalRuntimeError
 from paceline.local.guard import Guard
-from paceline.local.kubelet import Launch, PodPhase, PodRunner, RestartPolicy
+from paceline.local.kubelet import Launch, PodPhase, PodRunner, Readiness, RestartPolicy
 from paceline.local.logs import PodLog
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
@@ -152,6 +152,25 @@ async def test_a_pod_that_can_not_be_launched_is_given_up(guard: Guard, tmp_path
     await until(lambda: runner.status.phase is PodPhase.FAILED)
     assert runner.failure.startswith("pod-0: Variable A is nowhere. It wrote nothing.")
     await runner.stop(0)
+
+
+async def test_a_ready_pod_may_leave_a_question_or_two_unanswered(guard: Guard, tmp_path: Path) -> None:
+    ready, silence = Readiness(True), Readiness(False, "does not answer", answered=False)
+    answers = [ready, silence, silence, ready, silence, silence, silence, ready]
+
+    async def probe(port: int, /) -> Readiness:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    phases: list[PodPhase] = []
+    runner = PodRunner(
+        "pod-0", launch=lambda: Launch(fake_pod(FAKE_MODE="mute"), wire.EnginePorts(), lambda: None), probe=probe,
+        policy=FAST, log=PodLog(tmp_path / "log"), guard=guard, clock=WallClock(),
+        changed=lambda: phases.append(runner.status.phase),
+    )  # fmt: skip
+    runner.start()
+    await until(lambda: len(answers) == 1 and runner.status.phase is PodPhase.READY)
+    await runner.stop(0)
+    assert phases == [PodPhase.STARTING, PodPhase.READY, PodPhase.STARTING, PodPhase.READY, PodPhase.STOPPED]
 
 
 async def never_asked(port: int, /) -> None:

@@ -108,6 +108,9 @@ class LocalCluster:
         for task in self._tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+        for runner in self._runners:
+            if runner.error is not None:
+                raise runner.error
         failed = [runner for runner in self._runners if runner.status.phase is PodPhase.FAILED]
         if failed and (starting or self._router in failed or len(failed) == len(self._engines)):
             others = f"\n  So it went with {len(failed) - 1} more." if len(failed) > 1 else ""

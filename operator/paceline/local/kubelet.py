@@ -53,6 +53,8 @@ class RestartPolicy:
     """A pod that was ready for this long starts with the first pause again."""
     starting_poll_seconds: float = 0.1
     ready_poll_seconds: float = 0.5
+    silent_polls: int = 3
+    """Questions in a row that a ready pod may leave unanswered. Its end is seen at once all the same."""
 
     def pause_seconds(self, failures: int) -> float:
         """Before the next start, after ``failures`` (at least 1) ends in a row."""
@@ -75,6 +77,8 @@ class Readiness:
 
     ready: bool
     reason: str = ""
+    answered: bool = True
+    """False when nothing came, which says less than a plain no: the machine may just be busy."""
 
 
 class Probe(Protocol):
@@ -150,6 +154,12 @@ class PodRunner:
             self._process.kill()
 
     @property
+    def error(self) -> BaseException | None:
+        """What stopped the runner itself, which nothing should."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    @property
     def last_words(self) -> list[str]:
         """The last lines of the pod's output, shortened."""
         return [line[:LAST_WORDS_WIDTH] for line in self._log.last_lines(LAST_WORDS)]
@@ -194,11 +204,15 @@ class PodRunner:
         """Follow one life to its end. Returns how long the pod had been ready, or None if it never was."""
         deadline = self._clock.monotonic() + self._policy.start_deadline_seconds
         ready_since: float | None = None
+        silent = 0
         while not process.exited.done():
             answer = await self._probe(admin_port)
             now = self._clock.monotonic()
             if process.exited.done() or self._stopping.is_set():
                 break
+            silent = 0 if answer.answered else silent + 1
+            if self.status.phase is PodPhase.READY and 0 < silent < self._policy.silent_polls:
+                continue
             if answer.ready:
                 ready_since = now if ready_since is None else ready_since
                 self._set(PodPhase.READY, "")

@@ -33,9 +33,9 @@ class PodClient:
             async with self._session.get(f"http://{LOOPBACK}:{admin_port}/readyz", timeout=TIMEOUT) as answer:
                 body = await _bounded(answer)
         except aiohttp.ClientConnectorError:
-            return Readiness(False, "starting")
+            return Readiness(False, "starting", answered=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Readiness(False, f"does not answer ({type(error).__name__})")
+            return Readiness(False, f"does not answer ({type(error).__name__})", answered=False)
         if answer.status == 200:
             return Readiness(True)
         return Readiness(False, _reason(body) or f"answers {answer.status}")
