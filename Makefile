@@ -8,8 +8,9 @@ OUT    := out
 
 DATA       ?= $(or $(PACELINE_DATA),../shared/data)
 TRACE      := $(DATA)/traces/mooncake_conversation_trace.jsonl.gz
-DEMO_LOAD  := $(if $(wildcard $(TRACE)),mooncake:$(TRACE),conversation)
-DEMO_SPEED ?= 5
+# A minute of the real trace at a rate that two prefill engines hold, else a generated load of the same shape.
+DEMO_LOAD  := $(if $(wildcard $(TRACE)),mooncake:$(TRACE) --spread-ticks,conversation)
+DEMO_SPEED ?= 6
 
 .DEFAULT_GOAL := help
 
@@ -32,7 +33,8 @@ $(STAMP): requirements.lock pyproject.toml
 .PHONY: demo
 demo: $(STAMP) ## Serve the quickstart on emulated engines, under load, and report the SLO
 	@mkdir -p $(OUT)/demo
-	$(BIN)/paceline up manifests/samples/quickstart.yaml --once --load $(DEMO_LOAD) --load-minutes 2 --speed $(DEMO_SPEED) \
+	$(BIN)/paceline up manifests/samples/quickstart.yaml --once --speed $(DEMO_SPEED) \
+	  --load $(DEMO_LOAD) --load-minutes 1 --rate-scale 0.3 \
 	  --run-dir $(OUT)/demo/run --report $(OUT)/demo/report.json --plot $(OUT)/demo/slo.png
 
 .PHONY: demo-vllm
