@@ -14,8 +14,7 @@ from paceline.api.wire import Role
 from paceline.policy.scaling.decision import Demand, Limit
 from paceline.policy.scaling.decode_sizing import DecodeLimits, batch_size, size_decode
 from paceline.policy.scaling.demand import Request
-from paceline.policy.scaling.needs import Need, decode_demand, offered_load, prefill_arrivals
-from paceline.policy.scaling.output_model import OutputModel
+from paceline.policy.scaling.needs import Need, decode_demand, offered_load
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.prefill_sizing import (
     PrefillArrival,
@@ -28,7 +27,6 @@ from paceline.policy.scaling.prefill_sizing import (
 
 def aggregated_need(
     requests: Sequence[Request],
-    outputs: OutputModel,
     objective: PrefillObjective,
     limits: DecodeLimits,
     profile: EngineProfile,
@@ -40,9 +38,8 @@ def aggregated_need(
     """Engines for requests within a window of ``seconds``; ``at_most`` when no number up to it is enough."""
     if not requests:
         return Need(0, Limit.TTFT, tuple(_demand(limit, 0) for limit in (Limit.TTFT, Limit.ITL, Limit.KV_MEMORY)))
-    work = prefill_arrivals(requests, profile)
-    load = offered_load(work, seconds)
-    demand = decode_demand(requests, outputs, seconds=seconds)
+    load = offered_load(requests, seconds)
+    demand = decode_demand(requests, seconds=seconds)
     # An ITL that one sequence by itself misses can't be met by more engines: it is not chased.
     meets_itl = profile.step_seconds(1, round(demand.context_tokens)) < limits.itl_seconds
 
@@ -59,7 +56,7 @@ def aggregated_need(
     def outcome_of(engines: int) -> ReplayOutcome:
         batch = min(batch_size(profile, demand, engines), limits.max_sequences)
         along = profile.step_sequence * batch + profile.step_context * batch * demand.context_tokens
-        slowed = [PrefillArrival(one.seconds, one.service_seconds + along) for one in work]
+        slowed = [PrefillArrival(one.seconds, one.service_seconds + along) for one in requests]
         outcome = replay(slowed, engines, objective)
         if decode_of(engines)[1] <= engines:
             return outcome

@@ -82,10 +82,11 @@ class Seen(Value, frozen=True, kw_only=True):
     output_mean: NotNegative = 0.0
     prefill_load: NotNegative = 0.0
     """Engines that prefill would keep busy all the time."""
-    arrival_scv: NotNegative = 1.0
     backlog_seconds: NotNegative = 0.0
     """Prefill work that waits."""
     attainment: Share | None = None
+    correction: NotNegative = 1.0
+    """Factor on the prefill load that was learned from what was attained."""
 
 
 class Outlook(Value, frozen=True, kw_only=True):
@@ -93,10 +94,12 @@ class Outlook(Value, frozen=True, kw_only=True):
 
     near_seconds: NotNegative = 0.0
     far_seconds: NotNegative = 0.0
-    near_factor: NotNegative = 1.0
-    """Rate when a flip takes effect, over the mean of the demand window."""
-    far_factor: NotNegative = 1.0
-    """Peak rate until a start takes effect, over the same."""
+    prefill_near: NotNegative = 1.0
+    """Load when a flip takes effect, over the mean of the demand window."""
+    decode_near: NotNegative = 1.0
+    prefill_far: NotNegative = 1.0
+    """Peak load until a start takes effect, over the same."""
+    decode_far: NotNegative = 1.0
     from_season: bool = False
     """Whether the season asked for more than the trend."""
 
@@ -118,7 +121,9 @@ class Explanation(Value, frozen=True, kw_only=True):
     bound_by: Limit = Limit.HELD
     rejected: Annotated[tuple[Rejected, ...], Meta(max_length=MAX_NOTES)] = ()
     attainment_if_held: Share | None = None
-    """Share of feasible requests within the TTFT objective if nothing changed, by the model."""
+    """Share of feasible requests within the TTFT objective with the prefill engines there are, by the model. None:
+    their number does not change.
+    """
     attainment_planned: Share | None = None
     """The same with the engines that were decided on."""
     feasible: Share = 1.0

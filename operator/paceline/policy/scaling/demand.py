@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
 from paceline.policy.scaling.observation import ArrivalCell, Observation
+from paceline.policy.scaling.output_model import OutputModel
+from paceline.policy.scaling.perfmodel import EngineProfile
 
 TOKEN_BOUNDS: Final = tuple(round(16 * 2 ** (step / 2)) for step in range(33))
 """Upper bounds of the buckets, in tokens, as the router's histograms have them: 16 to a million, two for each
@@ -24,25 +26,21 @@ doubling. Larger prompts fall into one more bucket.
 """
 MAX_REPLAYED: Final = 20_000
 """Most arrivals that are replayed; of more, the newest count."""
-MIN_INTERVALS: Final = 8
-"""Fewest intervals that say something about bursts."""
-
 _MASK: Final = (1 << 64) - 1
 _ROUNDING: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One arrival as the planner sees it."""
 
     seconds: float
-    uncached: int
+    prompt: int
+    """Tokens, cached ones too."""
     cached: int
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of the whole prompt."""
-        return self.uncached + self.cached
+    service_seconds: float
+    """Prefill time on an idle engine, by the engine model."""
+    output: float
+    """Expected output tokens."""
 
 
 def bucket_of(tokens: float) -> int:
@@ -79,29 +77,41 @@ def cells_from_histograms(
     )
 
 
-def arrivals(observation: Observation) -> list[Request]:
-    """The requests of the demand window in order of arrival, at most the newest :data:`MAX_REPLAYED`."""
+def arrivals(observation: Observation, profile: EngineProfile, outputs: OutputModel) -> list[Request]:
+    """The requests of the demand window in order of arrival, at most the newest :data:`MAX_REPLAYED`.
+
+    ``profile`` gives their prefill times, ``outputs`` how long their answers will be.
+    """
+
+    def request(seconds: float, uncached: int, cached: int) -> Request:
+        prompt = uncached + cached
+        service = profile.prefill_seconds(max(1, uncached), cached)
+        return Request(seconds, prompt, cached, service, outputs.expected(prompt))
+
     if observation.exact_arrivals:
-        exact = [Request(one.seconds, one.uncached, one.cached) for one in observation.exact_arrivals]
-        return sorted(exact, key=_seconds)[-MAX_REPLAYED:]
+        exact = [request(one.seconds, one.uncached, one.cached) for one in observation.exact_arrivals]
+        return sorted(exact)[-MAX_REPLAYED:]
     newest: list[list[Request]] = []
     left = MAX_REPLAYED
     for interval in reversed(observation.arrivals):
-        requests = [
-            Request(interval.start + place * (interval.end - interval.start), cell.uncached, cell.cached)
-            for cell, place in _places(interval.cells, interval.start)
-        ]
-        requests.sort(key=_seconds)
+        length = interval.end - interval.start
+        requests = []
+        places = _places(interval.start)
+        for cell in interval.cells:
+            like = request(interval.start, cell.uncached, cell.cached)
+            count = min(cell.count, left)
+            requests += [Request(like[0] + place * length, *like[1:]) for place in islice(places, count)]
+        requests.sort()
         newest.append(requests[-left:])
         left -= len(newest[-1])
         if left <= 0:
             break
-    return [request for requests in reversed(newest) for request in requests]
+    return [one for requests in reversed(newest) for one in requests]
 
 
 def between(requests: Sequence[Request], begin: float, end: float) -> Sequence[Request]:
     """Those that arrived in [begin, end); ``requests`` are in order."""
-    return requests[bisect_left(requests, begin, key=_seconds) : bisect_left(requests, end, key=_seconds)]
+    return requests[bisect_left(requests, (begin,)) : bisect_left(requests, (end,))]
 
 
 def scaled(requests: Sequence[Request], factor: Callable[[float], float]) -> list[Request]:
@@ -111,45 +121,29 @@ def scaled(requests: Sequence[Request], factor: Callable[[float], float]) -> lis
     between it and the next one: no randomness, and any run of requests is scaled to within one. Factors must be
     finite and not negative.
     """
-    result = []
+    result: list[Request] = []
     total = 0.0
+    passed = 0
     for index, request in enumerate(requests):
-        before = math.floor(total)
         total += factor(request.seconds)
-        copies = math.floor(total + _ROUNDING) - before
-        total = max(total, float(before + copies))
-        gap = requests[index + 1].seconds - request.seconds if index + 1 < len(requests) else 0.0
-        for copy in range(copies):
-            at = request.seconds + gap * copy / copies
-            result.append(Request(at, request.uncached, request.cached) if copy else request)
+        copies = int(total + _ROUNDING) - passed
+        if copies == 1:
+            result.append(request)
+        elif copies:
+            gap = requests[index + 1].seconds - request.seconds if index + 1 < len(requests) else 0.0
+            result += [Request(request[0] + gap * copy / copies, *request[1:]) for copy in range(copies)]
+        passed += copies
     return result
 
 
-def dispersion(observation: Observation) -> float:
-    """Variance over mean of the number of arrivals in an interval: 1 for a Poisson process, more for bursts.
-
-    For a renewal process it tends to the squared coefficient of variation of the times between arrivals (D. R. Cox,
-    Renewal Theory), which is what queueing formulas ask for. 1 when there are too few intervals to tell.
-    """
-    counts = [(sum(cell.count for cell in one.cells), one.end - one.start) for one in observation.arrivals]
-    seconds = math.fsum(length for _, length in counts)
-    total = sum(count for count, _ in counts)
-    if len(counts) < MIN_INTERVALS or total == 0 or seconds <= 0:
-        return 1.0
-    rate = total / seconds
-    terms = [(count - rate * length) ** 2 / (rate * length) for count, length in counts if length > 0]
-    return math.fsum(terms) / (len(terms) - 1) if len(terms) > 1 else 1.0
-
-
-def _places(cells: Sequence[ArrivalCell], start: float) -> Iterator[tuple[ArrivalCell, float]]:
-    """Each request with its place in the interval, 0 to 1: SplitMix64 (G. L. Steele et al., 2014) from the start."""
+def _places(start: float) -> Iterator[float]:
+    """Places in the interval that begins at ``start``, 0 to 1: SplitMix64 (G. L. Steele et al., 2014) from there."""
     seed = int(start * 1000) & _MASK
-    for cell in cells:
-        for _ in range(min(cell.count, MAX_REPLAYED)):
-            seed = (seed + 0x9E3779B97F4A7C15) & _MASK
-            mixed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-            mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-            yield cell, ((mixed ^ (mixed >> 31)) >> 11) / (1 << 53)
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) & _MASK
+        mixed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+        yield ((mixed ^ (mixed >> 31)) >> 11) / (1 << 53)
 
 
 def _middle(bucket: int) -> float:
@@ -165,7 +159,3 @@ def _within(bucket: int, tokens: float) -> float:
     low = TOKEN_BOUNDS[bucket - 1] if bucket else 0
     high = TOKEN_BOUNDS[bucket] if bucket < len(TOKEN_BOUNDS) else math.inf
     return min(max(tokens, low), high)
-
-
-def _seconds(request: Request) -> float:
-    return request.seconds

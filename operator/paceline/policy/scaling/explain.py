@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.decision import MAX_NOTES, Explanation, Limit, Rejected, Seen
-from paceline.policy.scaling.needs import offered_load, prefill_arrivals
-from paceline.policy.scaling.settings import EngineModels
+from paceline.policy.scaling.needs import offered_load
 from paceline.policy.scaling.sizing import Sizing
 from paceline.policy.scaling.supply import Pool
 from paceline.policy.scaling.traffic import Traffic, attainment_with
@@ -19,29 +18,29 @@ from paceline.policy.scaling.traffic import Traffic, attainment_with
 def explain(
     sizing: Sizing,
     traffic: Traffic,
-    models: EngineModels,
     pools: Sequence[Pool],
     engines: Mapping[Role, int],
     rejected: Sequence[Rejected],
+    *,
+    correction: float,
 ) -> Explanation:
     """Put it together. ``engines``: by role, as decided on."""
-    settings = sizing.settings
-    work = prefill_arrivals(traffic.requests, models.prefill)
-    feasible = sum(one.service_seconds <= traffic.objective.budget_seconds for one in work)
+    requests = traffic.requests
+    feasible = sum(one.service_seconds <= traffic.objective.budget_seconds for one in requests)
     held = planned = None
-    if not settings.aggregated:
-        have = sum(pool.ready_of(Role.PREFILL) for pool in pools)
-        held = attainment_with(traffic, have, models)
-        planned = held if engines[Role.PREFILL] == have else attainment_with(traffic, engines[Role.PREFILL], models)
+    have, planned_for = sum(pool.ready_of(Role.PREFILL) for pool in pools), engines.get(Role.PREFILL, 0)
+    if have != planned_for:
+        held = attainment_with(traffic, have, correction=correction)
+        planned = attainment_with(traffic, planned_for, correction=correction)
     return Explanation(
-        seen=_seen(sizing, traffic),
+        seen=_seen(sizing, traffic, correction),
         outlook=traffic.outlook,
         demands=tuple(demand for need in sizing.far.values() for demand in need.demands)[:MAX_NOTES],
         bound_by=bound_by(sizing),
         rejected=tuple(rejected[:MAX_NOTES]),
         attainment_if_held=held,
         attainment_planned=planned,
-        feasible=feasible / len(work) if work else 1.0,
+        feasible=feasible / len(requests) if requests else 1.0,
         absent=absent(pools),
     )
 
@@ -65,19 +64,19 @@ def bound_by(sizing: Sizing) -> Limit:
     return sizing.far[max(above, key=lambda role: sizing.far[role].engines)].limit
 
 
-def shed_hint(sizing: Sizing, traffic: Traffic, models: EngineModels) -> float:
+def shed_hint(sizing: Sizing, traffic: Traffic) -> float:
     """Share of the forecast prefill work that the allowed engines can't even do late."""
     role = Role.BOTH if sizing.settings.aggregated else Role.PREFILL
-    load = offered_load(prefill_arrivals(traffic.far, models.prefill), traffic.seconds)
+    load = offered_load(traffic.far[role], traffic.seconds)
     return max(0.0, 1 - sizing.allowed[role] / load) if load > 0 else 0.0
 
 
-def _seen(sizing: Sizing, traffic: Traffic) -> Seen:
+def _seen(sizing: Sizing, traffic: Traffic, correction: float) -> Seen:
     requests = traffic.requests
     observation = sizing.observation
-    uncached = sorted(request.uncached for request in requests)
+    uncached = sorted(request.prompt - request.cached for request in requests)
     cached = sum(request.cached for request in requests)
-    prompts = cached + sum(uncached)
+    prompts = sum(request.prompt for request in requests)
     waiting = sum(engine.waiting_seconds for engine in observation.engines)
     return Seen(
         request_rate=len(requests) / traffic.seconds if traffic.seconds > 0 else 0.0,
@@ -88,4 +87,5 @@ def _seen(sizing: Sizing, traffic: Traffic) -> Seen:
         prefill_load=traffic.prefill_load,
         backlog_seconds=observation.queued_seconds + waiting,
         attainment=observation.attainment.both if observation.attainment is not None else None,
+        correction=correction,
     )

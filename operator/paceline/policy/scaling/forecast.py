@@ -1,9 +1,9 @@
 """What the load will be when a change takes effect: the larger of a trend and of the same time a season ago.
 
-The trend is a straight line through the arrival rate of the demand window, by least squares. Its slope is shrunk by its
-own significance (t² − 4)/t², the positive part of a James-Stein estimator, so that the noise of steady traffic asks
-for nothing while a ramp is followed in full; the peak quantile is taken over the error of the extrapolation. Only
-the rate is extrapolated: what a request costs is far noisier, and the replay takes it as it comes.
+The trend is a straight line through the load of the demand window, by least squares. Its slope is shrunk by its own
+significance, (t² − 4)/t², the positive part of a James-Stein estimator, so that the noise of steady traffic asks for
+nothing while a ramp is followed in full; the peak quantile is taken over the error of the extrapolation. Prefill and
+decode have lines of their own: when the mix shifts, one falls while the other rises.
 
 Zero traffic is forecast to stay zero, and nothing here is ever NaN.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
-from paceline.policy.scaling.observation import MAX_SLOTS, ArrivalInterval, SeasonSlot
+from paceline.policy.scaling.observation import MAX_SLOTS, SeasonSlot
 
 MAX_FACTOR: Final = 4.0
 """The line is not followed further than this from the mean: through a burst it points anywhere."""
@@ -27,14 +27,14 @@ SIGNIFICANT_T_SQUARED: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A line through the arrival rate."""
+    """A line through a load."""
 
     mean: float
-    """Requests a second over the window."""
+    """Load over the window, a second."""
     middle: float
     """Time at which the line passes the mean."""
     slope: float
-    """Requests a second, a second, after shrinking."""
+    """Load a second, a second, after shrinking."""
     trust: float
     """0 to 1: how much of the measured slope was kept."""
     slope_error: float
@@ -45,35 +45,32 @@ class Trend:
         return min(max(self.mean + self.slope * (at - self.middle), self.mean / MAX_FACTOR), self.mean * MAX_FACTOR)
 
     def peak(self, now: float, until: float, *, quantile: float) -> float:
-        """That quantile of the largest rate between ``now`` and ``until``."""
+        """That quantile of the largest load between ``now`` and ``until``."""
         error = self.trust * max(0.0, NormalDist().inv_cdf(quantile)) * self.slope_error * abs(until - self.middle)
         return max(self.rate_at(now), self.rate_at(until) + error)
 
 
-def fit_trend(intervals: Sequence[ArrivalInterval]) -> Trend:
-    """Least squares over intervals, weighted by their length. Too few of them, or no traffic: a flat line."""
-    points = [
-        ((one.start + one.end) / 2, sum(cell.count for cell in one.cells), one.end - one.start)
-        for one in intervals
-        if one.end > one.start
-    ]
+def fit_trend(intervals: Sequence[tuple[float, float, float]], *, grain: float) -> Trend:
+    """Least squares over intervals, each (start, end, load within), weighted by length.
+
+    ``grain``: mean square over mean of what one request adds. Arrivals are never steadier than a Poisson process for
+    long, so the noise is taken to be at least that of a compound one, and a lucky window makes no slope significant.
+    Too few intervals, or no load: a flat line.
+    """
+    points = [((start + end) / 2, load, end - start) for start, end, load in intervals if end > start]
     seconds = math.fsum(length for _, _, length in points)
-    total = sum(count for _, count, _ in points)
+    total = math.fsum(load for _, load, _ in points)
     mean = total / seconds if seconds else 0.0
     middle = math.fsum(at * length for at, _, length in points) / seconds if seconds else 0.0
-    flat = Trend(mean, middle, 0.0, 0.0, 0.0)
-    if len(points) < MIN_INTERVALS or mean == 0:
-        return flat
     spread = math.fsum(length * (at - middle) ** 2 for at, _, length in points)
-    if spread <= 0:
-        return flat
-    slope = math.fsum((count - mean * length) * (at - middle) for at, count, length in points) / spread
+    if len(points) < MIN_INTERVALS or mean <= 0 or spread <= 0:
+        return Trend(mean, middle, 0.0, 0.0, 0.0)
+    slope = math.fsum((load - mean * length) * (at - middle) for at, load, length in points) / spread
     residual = math.fsum(
-        (count - length * (mean + slope * (at - middle))) ** 2 / length for at, count, length in points
+        (load - length * (mean + slope * (at - middle))) ** 2 / length for at, load, length in points
     ) / (len(points) - 2)
-    # Arrivals are never steadier than a Poisson process for long: a lucky window must not make a slope significant.
-    error = math.sqrt(max(residual, mean) / spread)
-    t_squared = (slope / error) ** 2
+    error = math.sqrt(max(residual, mean * grain) / spread)
+    t_squared = (slope / error) ** 2 if error > 0 else 0.0
     trust = max(0.0, 1 - SIGNIFICANT_T_SQUARED / t_squared) if t_squared > 0 else 0.0
     return Trend(mean, middle, slope * trust, trust, error)
 

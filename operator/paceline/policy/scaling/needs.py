@@ -22,17 +22,18 @@ from paceline.api.wire import Role
 from paceline.policy.scaling.decision import Demand, Limit
 from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, DecodeSizing, size_decode
 from paceline.policy.scaling.demand import Request, between
-from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.prefill_sizing import (
-    PrefillArrival,
+    Arrival,
     PrefillObjective,
     replay_engines,
 )
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 
-MISSES_PLANNED: Final = 0.5
-"""Share of the allowed misses that each objective is planned with: TTFT and ITL are missed by different requests."""
+TTFT_MISSES: Final = 0.7
+"""Share of the allowed misses that prefill is planned with; decode gets the rest. They are missed by different
+requests, and waiting comes in bursts while the ITL of a batch is much the same for all.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +56,28 @@ def prefill_objective(requests: Sequence[Request], settings: ScalingSettings, mo
     return PrefillObjective(
         ttft_seconds=settings.ttft_seconds,
         transfer_seconds=0.0 if settings.aggregated else min(after, settings.ttft_seconds / 2),
-        target=planned_target(settings),
+        target=ttft_target(settings),
         late_age_bound_seconds=settings.late_age_bound_seconds,
     )
 
 
-def planned_target(settings: ScalingSettings) -> float:
-    """The share that each objective is planned for, so that both together meet the target."""
-    return 1 - MISSES_PLANNED * (1 - settings.target)
+def ttft_target(settings: ScalingSettings) -> float:
+    """The share that prefill is planned for, so that both objectives together are met by the target share."""
+    return 1 - TTFT_MISSES * (1 - settings.target)
 
 
-def prefill_arrivals(requests: Sequence[Request], profile: EngineProfile) -> list[PrefillArrival]:
-    """Each request with the prefill time that the engine model gives it."""
-    seconds: dict[tuple[int, int], float] = {}
-    result = []
-    for request in requests:
-        size = (request.uncached, request.cached)
-        service = seconds.get(size)
-        if service is None:
-            service = seconds[size] = profile.prefill_seconds(max(1, request.uncached), request.cached)
-        result.append(PrefillArrival(request.seconds, service))
-    return result
+def itl_target(settings: ScalingSettings) -> float:
+    """The same for decode."""
+    return 1 - (1 - TTFT_MISSES) * (1 - settings.target)
 
 
-def offered_load(arrivals: Sequence[PrefillArrival], seconds: float) -> float:
+def offered_load(arrivals: Sequence[Arrival], seconds: float) -> float:
     """Engines that prefill keeps busy all the time: engine seconds a second."""
     return math.fsum(arrival.service_seconds for arrival in arrivals) / seconds if seconds > 0 else 0.0
 
 
 def prefill_need(
-    arrivals: Sequence[PrefillArrival],
+    arrivals: Sequence[Arrival],
     objective: PrefillObjective,
     *,
     seconds: float,
@@ -126,21 +119,17 @@ def decode_limits(settings: ScalingSettings, profile: EngineProfile) -> DecodeLi
     )
 
 
-def decode_demand(requests: Sequence[Request], outputs: OutputModel, *, seconds: float) -> DecodeDemand:
+def decode_demand(requests: Sequence[Request], *, seconds: float) -> DecodeDemand:
     """What ``requests`` within a window of ``seconds`` ask of decode engines."""
-    tokens = context = 0.0
-    for request in requests:
-        output = outputs.expected(request.prompt)
-        tokens += output
-        context += output * (request.prompt + output / 2)
+    tokens = math.fsum(request.output for request in requests)
     if not tokens or seconds <= 0:
-        return DecodeDemand(0.0, outputs.mean, 0.0)
+        return DecodeDemand(0.0, 0.0, 0.0)
+    context = math.fsum(request.output * (request.prompt + request.output / 2) for request in requests)
     return DecodeDemand(len(requests) / seconds, tokens / len(requests), context / tokens)
 
 
 def decode_needs(
     requests: Sequence[Request],
-    outputs: OutputModel,
     limits: DecodeLimits,
     profile: EngineProfile,
     *,
@@ -151,10 +140,10 @@ def decode_needs(
 
     Requests before the first edge only set the scene: their answers still run.
     """
-    peaks = _decode_replay(requests, outputs, limits, profile, target=target, edges=edges)
+    peaks = _decode_replay(requests, limits, profile, target=target, edges=edges)
     result = []
     for begin, end, peak in zip(edges, edges[1:], peaks, strict=False):
-        demand = decode_demand(between(requests, begin, end), outputs, seconds=end - begin)
+        demand = decode_demand(between(requests, begin, end), seconds=end - begin)
         mean = size_decode(profile, demand, limits)
         sizing = DecodeSizing(max(mean.itl, peak.itl), max(mean.batch, peak.batch), max(mean.kv, peak.kv))
         result.append(_decode_result(sizing))
@@ -186,7 +175,6 @@ def _decode_result(sizing: DecodeSizing) -> Need:
 
 def _decode_replay(
     requests: Sequence[Request],
-    outputs: OutputModel,
     limits: DecodeLimits,
     profile: EngineProfile,
     *,
@@ -196,10 +184,9 @@ def _decode_replay(
     """Engines by quantiles over the requests of each slice."""
     changes: list[tuple[float, int, int, float]] = []
     for index, request in enumerate(requests):
-        output = outputs.expected(request.prompt)
-        context = request.prompt + output / 2
+        context = request.prompt + request.output / 2
         changes.append((request.seconds, 1, index, context))
-        changes.append((request.seconds + output * limits.itl_seconds, -1, index, -context))
+        changes.append((request.seconds + request.output * limits.itl_seconds, -1, index, -context))
     changes.sort()
     slices = [_Slice() for _ in edges[1:]]
     sequences, context, integral = 0, 0.0, 0.0

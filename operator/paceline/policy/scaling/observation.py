@@ -104,13 +104,13 @@ class EngineLoad(Value, frozen=True, kw_only=True):
 
 
 class Attainment(Value, frozen=True, kw_only=True):
-    """How the objective was met lately. Refused requests count as misses."""
+    """How the objective was met by the requests that ended within the demand window. Refused ones are misses."""
 
     requests: Count
     ttft: Share
-    """Share of feasible requests within the TTFT objective."""
+    """Share of them within the TTFT objective; also those that no engine could have served in time are misses."""
     itl: Share
-    """Share of requests within the ITL objective."""
+    """Share of them within the ITL objective."""
     both: Share
 
 
@@ -206,6 +206,8 @@ class PolicyState(Value, frozen=True, kw_only=True):
     decode_season: Annotated[tuple[SeasonSlot, ...], Meta(max_length=MAX_SLOTS)] = ()
     """Output tokens that were asked for, a second."""
     outputs: Annotated[tuple[OutputBucket, ...], Meta(max_length=256)] = ()
+    correction: Annotated[float, Meta(gt=0)] = 1.0
+    """Factor on the prefill load that makes the replay agree with what was attained."""
     seen_until: float | None = None
     """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None

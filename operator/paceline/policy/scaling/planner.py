@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.allocation import clamp, share_out
+from paceline.policy.scaling.correction import learn
 from paceline.policy.scaling.decision import Decision, Drain, Explanation, Flip, Limit, Rejected
 from paceline.policy.scaling.explain import absent, explain, shed_hint
 from paceline.policy.scaling.forecast import remember_load
@@ -48,6 +49,9 @@ def plan(
     )
     if _idle(observation, state, settings):
         return _stop(observation, state, pools)
+    if not settings.aggregated:
+        correction = learn(state.correction, traffic, observation.attainment, state.wants)
+        state = replace(state, correction=correction)
     return _decide(traffic, observation, state, settings, models, pools)
 
 
@@ -63,10 +67,9 @@ def _decide(
     sizing = _sizing(traffic, observation, state, settings, models, pools)
 
     def with_margin() -> Mapping[Role, int]:
-        return clamp(
-            _engines(far_needs(traffic, settings, models, guess=_guess(sizing.allowed), margin=DOWN_MARGIN)),
-            settings.pools,
-        )
+        guess = sum(sizing.allowed.values())
+        needs = far_needs(traffic, settings, models, guess=guess, margin=DOWN_MARGIN, correction=state.correction)
+        return clamp(_engines(needs), settings.pools)
 
     flips: list[Flip] = []
     rejected: list[Rejected] = []
@@ -87,8 +90,10 @@ def _decide(
         flips=tuple(flips),
         starts=change.starts,
         drains=change.drains,
-        shed=shed_hint(sizing, traffic, models),
-        explanation=explain(sizing, traffic, models, pools, change.engines, [*rejected, *change.rejected]),
+        shed=shed_hint(sizing, traffic),
+        explanation=explain(
+            sizing, traffic, pools, change.engines, [*rejected, *change.rejected], correction=state.correction
+        ),
     )
     return decision, replace(state, decided_at=observation.now, targets=engines, wants=tuple(sizing.wants))
 
@@ -104,8 +109,9 @@ def _sizing(
     limits = settings.pools
     last = state.wants[-1] if state.wants else None
     near_guess = 1 if last is None else last.near.prefill + last.near.both
-    near = near_needs(traffic, observation, settings, models, guess=near_guess)
-    far = far_needs(traffic, settings, models, guess=near_guess if last is None else last.far.total)
+    near = near_needs(traffic, observation, settings, models, guess=near_guess, correction=state.correction)
+    far_guess = near_guess if last is None else last.far.total
+    far = far_needs(traffic, settings, models, guess=far_guess, correction=state.correction)
     lasting_since = observation.now - observation.measured.start_p50_seconds
     wanted = clamp(
         {
@@ -203,7 +209,3 @@ def _after(before: Counts, flips: list[Flip]) -> Counts:
 
 def _engines(needs: Mapping[Role, Need]) -> dict[Role, float]:
     return {role: need.engines for role, need in needs.items()}
-
-
-def _guess(engines: Mapping[Role, int]) -> int:
-    return sum(engines.values())

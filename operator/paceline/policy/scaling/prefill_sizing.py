@@ -11,19 +11,31 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from paceline.policy.scaling.queueing import mean_wait_seconds, probability_wait_over
 from paceline.policy.waiting import WaitingLine
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillArrival:
-    """One arrival to be replayed."""
+class Arrival(Protocol):
+    """One arrival to be replayed. They are in order of time."""
+
+    @property
+    def seconds(self) -> float:
+        """When it arrives."""
+        ...
+
+    @property
+    def service_seconds(self) -> float:
+        """Prefill time on an idle engine, by the engine model."""
+        ...
+
+
+class PrefillArrival(NamedTuple):
+    """An arrival of which nothing else is known."""
 
     seconds: float
-    """When it arrives. Arrivals are in order."""
     service_seconds: float
-    """Prefill time on an idle engine, by the engine model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ def closed_form_engines(
     return _smallest(enough, low=1, high=at_most)
 
 
-def replay(arrivals: Sequence[PrefillArrival], engines: int, objective: PrefillObjective) -> ReplayOutcome:
+def replay(arrivals: Sequence[Arrival], engines: int, objective: PrefillObjective) -> ReplayOutcome:
     """Push arrivals through ``engines`` identical engines in virtual time, in the router's queue order. O(n log n)."""
     if engines < 1:
         raise ValueError(f"engines must be at least 1, not {engines}")
@@ -95,13 +107,13 @@ def replay(arrivals: Sequence[PrefillArrival], engines: int, objective: PrefillO
 
 
 def replay_schedule(
-    arrivals: Sequence[PrefillArrival], schedule: Sequence[tuple[float, int]], objective: PrefillObjective
+    arrivals: Sequence[Arrival], schedule: Sequence[tuple[float, int]], objective: PrefillObjective
 ) -> ReplayOutcome:
     """The same with a number of engines that changes: ``schedule`` holds (from when on, engines), in order.
 
     An engine that goes finishes what it has begun. What waits when there is no engine any more is missed.
     """
-    waiting: WaitingLine[PrefillArrival] = WaitingLine(age_bound_seconds=objective.late_age_bound_seconds)
+    waiting: WaitingLine[Arrival] = WaitingLine(age_bound_seconds=objective.late_age_bound_seconds)
     budget = objective.budget_seconds
     now = -math.inf
     free_at: list[float] = []
@@ -145,7 +157,7 @@ def replay_schedule(
 
 
 def replay_engines(
-    arrivals: Sequence[PrefillArrival], objective: PrefillObjective, *, guess: int, at_most: int
+    arrivals: Sequence[Arrival], objective: PrefillObjective, *, guess: int, at_most: int
 ) -> ReplayOutcome:
     """Smallest number of engines whose replay meets the target, or the replay of ``at_most`` when none does.
 

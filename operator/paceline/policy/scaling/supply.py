@@ -62,8 +62,8 @@ def survey(observation: Observation, settings: ScalingSettings) -> tuple[Pool, .
 
 
 def ready_counts(pools: Sequence[Pool]) -> Counts:
-    """Ready engines by role over all pools."""
-    roles = [engine.role for pool in pools for engine in pool.ready]
+    """Engines that serve their role, over all pools; those between two roles don't serve the new one yet."""
+    roles = [engine.role for pool in pools for engine in pool.ready if not engine.changing]
     return Counts(prefill=roles.count(Role.PREFILL), decode=roles.count(Role.DECODE), both=roles.count(Role.BOTH))
 
 

@@ -12,7 +12,8 @@ sequences that run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import mul
@@ -22,15 +23,14 @@ from paceline.api.wire import Role
 from paceline.policy.scaling.aggregated import aggregated_need
 from paceline.policy.scaling.decision import Outlook
 from paceline.policy.scaling.demand import Request, arrivals, between, scaled
-from paceline.policy.scaling.forecast import fit_trend, season_peak
+from paceline.policy.scaling.forecast import Trend, fit_trend, season_peak
 from paceline.policy.scaling.needs import (
     Need,
     decode_limits,
     decode_needs,
+    itl_target,
     no_prefill,
     offered_load,
-    planned_target,
-    prefill_arrivals,
     prefill_need,
     prefill_objective,
     prefill_result,
@@ -43,6 +43,8 @@ from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 
 BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
+TREND_CAP_SECONDS: Final = 2.0
+"""A prompt's work counts up to this for the trend."""
 MAX_SEASON_FACTOR: Final = 10.0
 """Load is not taken to grow beyond this by the season: an hour of silence now says little about the next."""
 
@@ -60,9 +62,9 @@ class Traffic:
     """Engine seconds a second."""
     token_rate: float
     """Output tokens a second that the arrivals ask for."""
-    near: Sequence[Request]
-    """The demand window at the rate that is forecast for the moment when a flip takes effect."""
-    far: Sequence[Request]
+    near: Mapping[Role, Sequence[Request]]
+    """The demand window, by role at the load that is forecast for the moment when a flip takes effect."""
+    far: Mapping[Role, Sequence[Request]]
     """The same for the moment when a start takes effect, at the peak until then."""
     outlook: Outlook
     objective: PrefillObjective
@@ -80,28 +82,30 @@ def measure(
     end = observation.arrivals[-1].end
     begin = max(observation.arrivals[0].start, end - settings.demand_window_seconds)
     intervals = [interval for interval in observation.arrivals if interval.end > begin]
-    requests = [request for request in arrivals(observation) if request.seconds >= begin]
+    requests = [request for request in arrivals(observation, models.prefill, outputs) if request.seconds >= begin]
     if requests and requests[0].seconds > begin and len(requests) < sum(_size(one) for one in intervals):
         # More than can be replayed: the window begins where what is left of it does.
         begin = requests[0].seconds
     seconds = end - begin
-    load = offered_load(prefill_arrivals(requests, models.prefill), seconds)
-    tokens = math.fsum(outputs.expected(request.prompt) for request in requests) / seconds if seconds > 0 else 0.0
-    forecast = settings.forecast
-    measured = observation.measured
+    load = offered_load(requests, seconds)
+    tokens = math.fsum(request.output for request in requests) / seconds if seconds > 0 else 0.0
+    measured, forecast = observation.measured, settings.forecast
     far_seconds = min(max(measured.start_p95_seconds, forecast.min_horizon_seconds), forecast.max_horizon_seconds)
-    near_rate = far_rate = season = 1.0
-    trend = fit_trend(intervals)
-    near = far = requests
-    if forecast.enabled and trend.mean > 0:
-        near_rate = trend.rate_at(end + measured.flip_seconds) / trend.mean
-        far_rate = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile) / trend.mean
-        season = max(
-            _grown(season_peak(slots, now=end, horizon=far_seconds, season=forecast.season_seconds), current)
-            for slots, current in ((state.prefill_season, load), (state.decode_season, tokens))
-        )
-        near = scaled(requests, lambda at: near_rate * trend.mean / trend.rate_at(at))
-        far = scaled(requests, lambda at: max(far_rate * trend.mean / trend.rate_at(at), season))
+    season = max(
+        _grown(season_peak(slots, now=end, horizon=far_seconds, season=forecast.season_seconds), current)
+        for slots, current in ((state.prefill_season, load), (state.decode_season, tokens))
+    )
+    near: dict[Role, Sequence[Request]] = {}
+    far: dict[Role, Sequence[Request]] = {}
+    factors: dict[Role, tuple[float, float]] = {}
+    for role, weight in _WEIGHTS.items():
+        near[role], far[role], factors[role] = requests, requests, (1.0, 1.0)
+        if forecast.enabled:
+            trend = _trend(requests, [(max(one.start, begin), one.end) for one in intervals], weight)
+            soon = trend.rate_at(end + measured.flip_seconds)
+            later = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile)
+            near[role], far[role] = _at_rate(requests, trend, soon), _at_rate(requests, trend, later, least=season)
+            factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     return Traffic(
         begin=begin,
         end=end,
@@ -114,25 +118,67 @@ def measure(
         outlook=Outlook(
             near_seconds=measured.flip_seconds,
             far_seconds=far_seconds,
-            near_factor=near_rate,
-            far_factor=max(far_rate, season),
-            from_season=season > far_rate,
+            prefill_near=factors[Role.PREFILL][0],
+            decode_near=factors[Role.DECODE][0],
+            prefill_far=factors[Role.PREFILL][1],
+            decode_far=factors[Role.DECODE][1],
+            from_season=forecast.enabled and season > 1 and season >= max(far for _, far in factors.values()),
         ),
         objective=prefill_objective(requests, settings, models),
     )
 
 
+def _prefill_weight(request: Request) -> float:
+    # Capped: a few huge prompts are half of the load and would be all of its noise.
+    return min(request.service_seconds, TREND_CAP_SECONDS)
+
+
+def _decode_weight(request: Request) -> float:
+    return request.output
+
+
+_WEIGHTS: Final = {Role.PREFILL: _prefill_weight, Role.DECODE: _decode_weight, Role.BOTH: _prefill_weight}
+"""What one request adds to the load of a role, for its trend."""
+
+
+def _trend(
+    requests: Sequence[Request], intervals: Sequence[tuple[float, float]], weight: Callable[[Request], float]
+) -> Trend:
+    weights = [weight(request) for request in requests]
+    total = math.fsum(weights)
+    loads = []
+    first = 0
+    for begin, end in intervals:
+        last = bisect_left(requests, (end,), lo=first)
+        loads.append((begin, end, math.fsum(weights[first:last])))
+        first = last
+    return fit_trend(loads, grain=math.fsum(one * one for one in weights) / total if total else 0.0)
+
+
+def _at_rate(requests: Sequence[Request], trend: Trend, load: float, *, least: float = 1.0) -> Sequence[Request]:
+    """The window as if its load had been ``load`` all the time, or ``least`` times what it was if that is more."""
+    if not trend.slope and least <= 1:
+        return requests
+    return scaled(requests, lambda at: max(load / trend.rate_at(at), least if least > 1 else 0.0))
+
+
 def near_needs(
-    traffic: Traffic, observation: Observation, settings: ScalingSettings, models: EngineModels, *, guess: int
+    traffic: Traffic,
+    observation: Observation,
+    settings: ScalingSettings,
+    models: EngineModels,
+    *,
+    guess: int,
+    correction: float = 1.0,
 ) -> dict[Role, Need]:
     """What each role needs for the time that a flip takes. ``guess``: engines at the last decision."""
     begin = max(traffic.begin, traffic.end - settings.near_window_seconds)
-    recent = between(traffic.near, begin, math.inf)
+    recent = between(traffic.near[Role.PREFILL], begin, math.inf)
     if settings.aggregated:
         return {Role.BOTH: _both(traffic, recent, settings, models, seconds=traffic.end - begin, guess=guess)}
     waiting = observation.queued_seconds + math.fsum(engine.waiting_seconds for engine in observation.engines)
     prefill = prefill_need(
-        prefill_arrivals(recent, models.prefill),
+        _times(recent, correction),
         traffic.objective,
         seconds=traffic.end - begin,
         at_most=_searched(settings),
@@ -141,12 +187,11 @@ def near_needs(
     )
     limits = decode_limits(settings, models.decode)
     decode = decode_needs(
-        traffic.near,
-        traffic.outputs,
+        traffic.near[Role.DECODE],
         limits,
         models.decode,
         edges=(begin, traffic.end),
-        target=planned_target(settings),
+        target=itl_target(settings),
     )[0]
     busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
     context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
@@ -155,21 +200,29 @@ def near_needs(
 
 
 def far_needs(
-    traffic: Traffic, settings: ScalingSettings, models: EngineModels, *, guess: int, margin: float = 1.0
+    traffic: Traffic,
+    settings: ScalingSettings,
+    models: EngineModels,
+    *,
+    guess: int,
+    margin: float = 1.0,
+    correction: float = 1.0,
 ) -> dict[Role, Need]:
-    """What each role needs for the time that a start takes, with ``margin`` times the load."""
-    requests = traffic.far if margin == 1 else scaled(traffic.far, lambda _: margin)
+    """What each role needs for the time that a start takes, with ``margin`` times the load.
+
+    ``correction``: see :mod:`~paceline.policy.scaling.correction`; it is for prefill only.
+    """
     if settings.aggregated:
+        requests = _times(traffic.far[Role.BOTH], margin)
         return {Role.BOTH: _both(traffic, requests, settings, models, seconds=traffic.seconds, guess=guess)}
-    work = prefill_arrivals(requests, models.prefill)
+    work = _times(traffic.far[Role.PREFILL], margin * correction)
     edges = _edges(traffic, settings)
     decode = decode_needs(
-        requests,
-        traffic.outputs,
+        _times(traffic.far[Role.DECODE], margin),
         decode_limits(settings, models.decode),
         models.decode,
         edges=edges,
-        target=planned_target(settings),
+        target=itl_target(settings),
     )
     last = decode[-1]
     if not settings.flexible or math.isinf(last.engines):
@@ -199,10 +252,11 @@ def far_needs(
     }
 
 
-def attainment_with(traffic: Traffic, prefill_engines: int, models: EngineModels) -> float:
+def attainment_with(traffic: Traffic, prefill_engines: int, *, correction: float) -> float:
     """Share of the feasible requests of the far horizon that so many prefill engines would serve in time."""
-    work = prefill_arrivals(traffic.far, models.prefill)
-    return replay_schedule(work, ((-math.inf, prefill_engines),), traffic.objective).attainment
+    return replay_schedule(
+        _times(traffic.far[Role.PREFILL], correction), ((-math.inf, prefill_engines),), traffic.objective
+    ).attainment
 
 
 def _both(
@@ -216,7 +270,6 @@ def _both(
 ) -> Need:
     return aggregated_need(
         requests,
-        traffic.outputs,
         traffic.objective,
         decode_limits(settings, models.decode),
         models.decode,
@@ -224,6 +277,10 @@ def _both(
         at_most=_searched(settings),
         guess=guess,
     )
+
+
+def _times(requests: Sequence[Request], factor: float) -> Sequence[Request]:
+    return requests if factor == 1 else scaled(requests, lambda _: factor)
 
 
 def _edges(traffic: Traffic, settings: ScalingSettings) -> list[float]:

@@ -1,0 +1,52 @@
+"""What the replay does not know, learned from what was attained: hidden bursts, an imperfect router, slower engines.
+
+The window is replayed with the engines that were ready in it. Where that promises more than was measured, the load is
+taken to be that much higher; a factor on the load keeps what a single request needs, and so which ones can be saved,
+as it is. On the Mooncake conversation trace, whose arrivals come in batches that a scrape does not show, one factor
+explains what 5, 6 and 7 engines attain alike.
+
+While everything is attained there is nothing to learn, and the factor fades to 1. Called by the planner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from paceline.policy.scaling.demand import scaled
+from paceline.policy.scaling.observation import Attainment, Want
+from paceline.policy.scaling.prefill_sizing import replay_schedule
+from paceline.policy.scaling.traffic import Traffic
+
+LEAST_REQUESTS: Final = 50
+"""Fewer say nothing."""
+LEAST: Final = 0.8
+MOST: Final = 2.5
+"""A factor beyond these is not a correction but a model of other engines."""
+GAIN: Final = 1.0
+"""Relative change of the factor for each unit of attainment that the replay is off."""
+NOTHING_MISSED: Final = 0.01
+"""Misses of what can be attained, as a share of all requests, below which a window says nothing."""
+FADING: Final = 0.99
+"""Power of the factor that such a window leaves of it."""
+MOST_OFF: Final = 0.1
+"""Attainment beyond which the replay is not taken to be further off: one bad window is not the truth."""
+
+
+def learn(factor: float, traffic: Traffic, measured: Attainment | None, wants: Sequence[Want]) -> float:
+    """The factor after one more window. ``wants``: past decisions, with the engines that were ready at each."""
+    if measured is None or measured.requests < LEAST_REQUESTS:
+        return factor
+    schedule = [(want.at, want.ready.prefill + want.ready.both) for want in wants]
+    if not schedule or schedule[0][0] > traffic.begin:
+        return factor
+    work = scaled(traffic.requests, lambda _: factor)
+    outcome = replay_schedule(work, schedule, traffic.objective)
+    if not work:
+        return factor
+    promised, possible = outcome.attained / len(work), outcome.feasible / len(work)
+    if promised > possible - NOTHING_MISSED and measured.ttft > possible - NOTHING_MISSED:
+        return float(factor**FADING)
+    off = min(max(promised - measured.ttft, -MOST_OFF), MOST_OFF)
+    return min(max(factor * math.exp(GAIN * off), LEAST), MOST)
