@@ -67,7 +67,7 @@ async def test_readiness_is_read_from_whatever_comes(
 
 
 async def test_a_pod_that_listens_on_nothing_is_starting(client: PodClient) -> None:
-    assert await client.ready(1) == Readiness(False, "starting", answered=False)
+    assert await client.ready(1) == Readiness(False, answered=False)
 
 
 async def test_silence_ends_after_a_while(client: PodClient, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

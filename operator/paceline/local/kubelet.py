@@ -182,7 +182,7 @@ class PodRunner:
                 return
             self.status.starts += 1
             self.status.pid, self.status.ports = self._process.pid, launch.ports
-            self._set(PodPhase.STARTING, "starting")
+            self._set(PodPhase.STARTING, "")
             if self._stopping.is_set():
                 self._process.kill()
             ready_seconds = await self._live(self._process, launch.ports.admin)
@@ -234,7 +234,7 @@ class PodRunner:
             tries = "the start" if failed_starts == 1 else f"{failed_starts} starts in a row"
             self._set(
                 PodPhase.FAILED,
-                f"it never got ready in {tries} (the last one: {self.status.reason or 'no answer'}; "
+                f"it never got ready in {tries} (the last one said: {self.status.reason or 'nothing'}; "
                 f"ended with {describe_exit(code)}; it has {self._policy.start_deadline_seconds:g} s for each)",
             )
         else:

@@ -33,7 +33,7 @@ class PodClient:
             async with self._session.get(f"http://{LOOPBACK}:{admin_port}/readyz", timeout=TIMEOUT) as answer:
                 body = await _bounded(answer)
         except aiohttp.ClientConnectorError:
-            return Readiness(False, "starting", answered=False)
+            return Readiness(False, answered=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Readiness(False, f"does not answer ({type(error).__name__})", answered=False)
         if answer.status == 200:
