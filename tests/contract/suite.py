@@ -396,18 +396,6 @@ class DisaggregationContract:
         assert apart["choices"][0]["token_ids"] == alone["choices"][0]["token_ids"]
         assert grown >= (apart["usage"]["prompt_tokens"] - 1) // engines.block_size * engines.block_size
 
-    async def test_blocks_held_for_another_engine_count_as_used_until_it_has_them(self, engines: Engines) -> None:
-        # A drain goes by this: such an engine runs and queues nothing, and must not be stopped yet.
-        body = greedy(engines, fresh(5, engines), 4)
-        before = await metric(engines.a, "vllm:kv_cache_usage_perc")
-        first = await complete(engines.a, body | {"max_tokens": 1, "kv_transfer_params": REMOTE_DECODE})
-        await idle(engines.a)
-        assert await metric(engines.a, "vllm:kv_cache_usage_perc") > before
-        await complete(engines.b, body | {"kv_transfer_params": first["kv_transfer_params"]})
-        async with asyncio.timeout(20):
-            while await metric(engines.a, "vllm:kv_cache_usage_perc") > before:  # noqa: ASYNC110  # another process
-                await asyncio.sleep(0.05)
-
     async def test_a_prefill_engine_that_is_gone_costs_time_but_no_tokens(self, engines: Engines) -> None:
         prompt = fresh(3, engines)
         body = greedy(engines, prompt, 12)
