@@ -27,9 +27,16 @@ ROLE: Final = f"{GROUP}/role"
 REVISION: Final = f"{GROUP}/revision"
 """Hash of what an engine runs. Engines of different revisions never exchange KV blocks."""
 
+TEMPLATE: Final = f"{GROUP}/template"
+"""Hash of an engine's whole pod template. Each has a workload of its own, so it is part of the workload's selector."""
+
 # Annotations.
 DRAIN: Final = f"{GROUP}/drain"
 """On an engine pod, ``true`` while it is to take no new work."""
+DRAIN_STARTED: Final = f"{GROUP}/drain-started"
+"""On an engine pod, when it was told to drain (RFC 3339): its deadline counts from there."""
+APPLIED: Final = f"{GROUP}/applied"
+"""On a child, hash of the manifest that was applied last: another one says that the child is out of date."""
 
 # Pod readiness gate: False takes a pod out of service before its workload is scaled down.
 SERVING_GATE: Final = f"{GROUP}/serving"

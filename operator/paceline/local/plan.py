@@ -194,7 +194,9 @@ def _engine(
     backend: _Backend,
 ) -> PodPlan:
     template, pool = child.pod_template, child.pool
-    identity = PodIdentity(f"{child.workload['metadata']['name']}-{number}", md.metadata.namespace)
+    # One workload is all there is here: its hash would tell nobody anything.
+    workload = child.workload["metadata"]["name"].removesuffix(f"-{child.template_hash}")
+    identity = PodIdentity(f"{workload}-{number}", md.metadata.namespace)
     # Each data-parallel rank has sockets of its own, on consecutive ports.
     ranks = pool.parallelism.data
 

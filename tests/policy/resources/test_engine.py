@@ -26,7 +26,13 @@ def environment(children: EngineChildren) -> dict[str, Any]:
 class TestTheWorkload:
     def test_is_a_deployment_where_an_engine_is_one_pod(self) -> None:
         workload = built(sample("quickstart")).workload
-        assert (workload["kind"], workload["metadata"]["name"]) == ("Deployment", "quickstart-flexible")
+        assert workload["kind"] == "Deployment"
+
+    def test_is_another_one_for_another_template_so_that_old_and_new_engines_stand_side_by_side(self) -> None:
+        before, after = (built(deployment(engine={"image": image})) for image in ("a", "b"))
+        assert before.workload["metadata"]["name"] == f"small-flexible-{before.template_hash}"
+        assert after.workload["metadata"]["name"] == f"small-flexible-{after.template_hash}"
+        assert before.template_hash != after.template_hash
 
     def test_leaves_replicas_to_the_planner_unless_they_are_given(self) -> None:
         assert "replicas" not in built(sample("quickstart")).workload["spec"]
@@ -40,6 +46,7 @@ class TestTheWorkload:
             labels.DEPLOYMENT: "quickstart",
             labels.COMPONENT: "engine",
             labels.POOL: "flexible",
+            labels.TEMPLATE: children.template_hash,
         }
         assert selector.items() <= children.pod_template["metadata"]["labels"].items()
 

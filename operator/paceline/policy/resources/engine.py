@@ -1,7 +1,8 @@
 """The engines of one hardware pool: a ConfigMap, and a Deployment or, where an engine spans nodes, a LeaderWorkerSet.
 
-Both carry the same pod template, which the local runtime starts as a process. Replicas are left out unless they are
-given: in a cluster the planner writes them.
+Both carry the same pod template, which the local runtime starts as a process. A workload is named after its template
+and never gets another one: while engines are replaced, the old and the new workload stand side by side, and the
+controller moves replicas from one to the other. Replicas are left out unless they are given.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from paceline.policy.resources.common import (
     pod_identity,
     pod_security,
     selector_labels,
+    short_hash,
 )
 from paceline.policy.resources.config import MODEL_VOLUME_PATH, engine_config, revision
 from paceline.policy.resources.patch import merge_pod_template
@@ -47,6 +49,8 @@ class EngineChildren:
     """Manifests of one hardware pool."""
 
     pool: HardwarePool
+    template_hash: str
+    """Of the pod template; part of the workload's name and selector."""
     config_map: Manifest
     workload: Manifest
 
@@ -66,27 +70,36 @@ def engine_children(
     configuration = config_map(
         md, f"{pool.name}-config", CONFIG_KEY, wire.encode(config), labels.COMPONENT_ENGINE, pool.name
     )
-    leader = _pod_template(md, pool, config, configuration["metadata"]["name"], images, follower=False)
-    if pool.nodes == 1:
-        workload = _deployment(md, pool, leader)
-    else:
-        follower = _pod_template(md, pool, config, configuration["metadata"]["name"], images, follower=True)
-        workload = _leader_worker_set(md, pool, leader, follower)
+    templates = [_pod_template(md, pool, config, configuration["metadata"]["name"], images, follower=False)]
+    if pool.nodes > 1:
+        templates.append(_pod_template(md, pool, config, configuration["metadata"]["name"], images, follower=True))
+    template_hash = short_hash(templates)
+    for template in templates:
+        template["metadata"]["labels"][labels.TEMPLATE] = template_hash
+    build = _deployment if pool.nodes == 1 else _leader_worker_set
+    workload = build(md, pool, template_hash, *templates)
     if replicas is not None:
         workload["spec"]["replicas"] = replicas
-    return EngineChildren(pool=pool, config_map=configuration, workload=workload)
+    return EngineChildren(pool=pool, template_hash=template_hash, config_map=configuration, workload=workload)
 
 
-def _deployment(md: ModelDeployment, pool: HardwarePool, template: Manifest) -> Manifest:
-    name = child_name(md, pool.name, limit=WORKLOAD_NAME_LIMIT)
+def _workload_metadata(md: ModelDeployment, pool: HardwarePool, template_hash: str) -> Manifest:
+    name = child_name(md, pool.name, template_hash, limit=WORKLOAD_NAME_LIMIT)
+    metadata = child_metadata(md, name, labels.COMPONENT_ENGINE, pool.name)
+    metadata["labels"][labels.TEMPLATE] = template_hash
+    return metadata
+
+
+def _deployment(md: ModelDeployment, pool: HardwarePool, template_hash: str, template: Manifest) -> Manifest:
+    selector = {**selector_labels(md, labels.COMPONENT_ENGINE, pool.name), labels.TEMPLATE: template_hash}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": child_metadata(md, name, labels.COMPONENT_ENGINE, pool.name),
+        "metadata": _workload_metadata(md, pool, template_hash),
         "spec": {
-            "selector": {"matchLabels": selector_labels(md, labels.COMPONENT_ENGINE, pool.name)},
+            "selector": {"matchLabels": selector},
             "template": template,
-            # No surge: an engine more than planned has no accelerators to run on, and would exceed the budget.
+            # Its template never changes; were it edited by hand, no engine more than planned may start.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
             "progressDeadlineSeconds": md.spec.engine.start_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,
@@ -94,12 +107,13 @@ def _deployment(md: ModelDeployment, pool: HardwarePool, template: Manifest) -> 
     }
 
 
-def _leader_worker_set(md: ModelDeployment, pool: HardwarePool, leader: Manifest, follower: Manifest) -> Manifest:
-    name = child_name(md, pool.name, limit=WORKLOAD_NAME_LIMIT)
+def _leader_worker_set(
+    md: ModelDeployment, pool: HardwarePool, template_hash: str, leader: Manifest, follower: Manifest
+) -> Manifest:
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
-        "metadata": child_metadata(md, name, labels.COMPONENT_ENGINE, pool.name),
+        "metadata": _workload_metadata(md, pool, template_hash),
         "spec": {
             "leaderWorkerTemplate": {
                 "size": pool.nodes,
