@@ -16,9 +16,11 @@ from paceline_worker.http.server import Limits, Server, serve
 from paceline_worker.router.admin import Admin
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.fleet_file import FleetFile
+from paceline_worker.router.fleet_kubernetes import FleetSource, KubernetesFleet
 from paceline_worker.router.flow import Flow
 from paceline_worker.router.gate import Gate
 from paceline_worker.router.metrics import Metrics, Sample
+from paceline_worker.router.pod_api import PodApi, require_account
 from paceline_worker.router.routes import Routes
 from paceline_worker.router.settings import Settings
 from paceline_worker.router.watch import Watch
@@ -48,7 +50,7 @@ class Router:
         flow = Flow(self.fleet, self.gate, self.pool, self.metrics, clock)
         self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
         self._watch = Watch(self.fleet, self.pool)
-        self._file = FleetFile(settings.fleet_file, self.fleet.apply, self.metrics.fleet_refused.add)
+        self._source = _fleet_source(settings, self.fleet, self.metrics)
         self._admin = Admin(self.fleet, self.metrics, lambda: self._server is None or self._server.closing)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -66,7 +68,7 @@ class Router:
     async def start(self) -> None:
         """Read the fleet and serve. Raises ConfigError when a port can't be used."""
         settings = self._settings
-        self._file.poll()
+        self._source.begin()
         limits = Limits(max_body_bytes=settings.config.admission.max_body_bytes)
         flag, port = "--port", settings.port
         try:
@@ -80,7 +82,7 @@ class Router:
             await self.close(grace_seconds=0)
             raise ConfigError(f"{flag}: {settings.host}:{port} can't be used: {error.strerror}.") from None
         self._tasks = [
-            asyncio.create_task(self._file.follow(), name="fleet file"),
+            asyncio.create_task(self._source.follow(), name="fleet source"),
             asyncio.create_task(self._tick(), name="tick"),
         ]
         log.info(
@@ -101,6 +103,7 @@ class Router:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._source.close()
         await self._watch.close()
         await self._admin.close()
         await self.pool.close()
@@ -124,6 +127,7 @@ class Router:
         yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
         yield "queued_requests", "Requests that wait for an engine with room.", {}, self.gate.waiting
         yield "fleet_version", "Version of the fleet in force.", {}, self.fleet.version
+        yield "fleet_stale_seconds", "Since the source of the fleet was last heard of.", {}, self._source.stale_seconds
         yield "upstream_connections", "Open connections to engines.", {}, self.pool.connections
         if self._server is not None:
             yield "client_connections", "Open connections of clients.", {}, self._server.connections
@@ -134,3 +138,13 @@ class Router:
             states[str(engine.endpoint.role), state] += 1
         for (role, state), count in states.items():
             yield "fleet_engines", "Engines by role and state.", {"role": role, "state": state}, count
+
+
+def _fleet_source(settings: Settings, fleet: Fleet, metrics: Metrics) -> FleetSource:
+    """Raises ConfigError where the source can never be read."""
+    if settings.pods is not None:
+        require_account(settings.pods)
+        return KubernetesFleet(PodApi(settings.pods), fleet.apply, metrics.fleet_watch_breaks.add, random.random)
+    if settings.fleet_file is not None:
+        return FleetFile(settings.fleet_file, fleet.apply, metrics.fleet_refused.add)
+    raise ConfigError("The router has no source of its fleet: neither a file nor pods.")

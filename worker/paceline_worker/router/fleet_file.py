@@ -31,6 +31,18 @@ class FleetFile:
         self._seen: Stamp | None = None
         self._complained = False
 
+    @property
+    def stale_seconds(self) -> float:
+        """A file that does not change is up to date."""
+        return 0.0
+
+    def begin(self) -> None:
+        """Read what is there already."""
+        self.poll()
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
     def poll(self) -> None:
         """Look once. Small local files only: a read takes microseconds, so it doesn't leave the event loop."""
         try:

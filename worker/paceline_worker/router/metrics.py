@@ -78,6 +78,7 @@ class Metrics(Collector):
         self.placements = Counts("placements", "Placements by where the prompt is computed and why.", "prefill")
         self.retries = Counts("retries", "Requests sent to another engine, by what the first did.", "reason")
         self.fleet_refused = Counts("fleet_refused", "Fleet files that could not be used.")
+        self.fleet_watch_breaks = Counts("fleet_watch_breaks", "Times that the pods could not be followed.", "why")
         self.http_refused = Counts("http_refused", "Requests that were refused before they were parsed.", "status")
         self.ttft = Distribution(SECONDS_BUCKETS)
         self.itl = Distribution(ITL_BUCKETS)
@@ -99,7 +100,7 @@ class Metrics(Collector):
         yield from self._gauge_families()
         for counts in (
             self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.fleet_refused,
-            self.http_refused,
+            self.fleet_watch_breaks, self.http_refused,
         ):  # fmt: skip
             yield counts.family()
         for name, text, distribution in (

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from paceline.api import wire
 from paceline.errors import ConfigError
@@ -15,9 +15,16 @@ from paceline.policy.routing.fleet import EngineModel, NominalModel
 from paceline.policy.routing.placement import Settings as PlacementSettings
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import get_profile
+from paceline_worker.router.pod_api import PodSelection
 
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
+SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
+SERVER_PORT_ENV: Final = "KUBERNETES_SERVICE_PORT"
+ACCOUNT_FOLDER: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where the kubelet puts a pod's credentials."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,15 @@ class Settings:
     host: str
     port: int
     admin_port: int
-    fleet_file: Path
+    fleet_file: Path | None
+    """File that describes the fleet; None when the pods do."""
     config: wire.RouterConfig
     parent_fd: int | None
     """Read end of a pipe whose other end the parent holds; its end means the parent is gone."""
     model: EngineModel
     placement: PlacementSettings
+    pods: PodSelection | None = None
+    """The engines' pods, where no file describes them."""
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -41,7 +51,15 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="of the OpenAI-compatible API; 0: any free one")
     parser.add_argument("--admin-port", type=int, required=True, help="of health, metrics and fleet; 0: any free one")
-    parser.add_argument("--fleet-file", type=Path, required=True, help="JSON of all engines, replaced atomically")
+    parser.add_argument("--fleet-source", choices=("file", "kubernetes"), default="file", help="who knows the engines")
+    parser.add_argument("--fleet-file", type=Path, help="source file: JSON of all engines, replaced atomically")
+    parser.add_argument("--fleet-selector", help="source kubernetes: label selector of the engines' pods")
+    parser.add_argument(
+        "--service-account-dir",
+        type=Path,
+        default=ACCOUNT_FOLDER,
+        help="source kubernetes: has token, ca.crt",
+    )
     flags = parser.parse_args(arguments)
     for name, value in (("--port", flags.port), ("--admin-port", flags.admin_port)):
         if not 0 <= value < 1 << 16:
@@ -55,7 +73,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         host=flags.host,
         port=flags.port,
         admin_port=flags.admin_port,
-        fleet_file=flags.fleet_file,
+        fleet_file=_required(flags.fleet_file, "--fleet-file", "file") if flags.fleet_source == "file" else None,
+        pods=_pods(flags, config, environment) if flags.fleet_source == "kubernetes" else None,
         config=config,
         parent_fd=_parent_fd(environment.get(PARENT_ENV)),
         model=model,
@@ -76,6 +95,24 @@ def placement_settings(config: wire.RouterConfig, model: EngineModel) -> Placeme
 def from_process(arguments: Sequence[str]) -> Settings:
     """:func:`read` with this process's environment."""
     return read(arguments, os.environ)
+
+
+def _pods(flags: argparse.Namespace, config: wire.RouterConfig, environment: Mapping[str, str]) -> PodSelection:
+    host, port = environment.get(SERVER_HOST_ENV), environment.get(SERVER_PORT_ENV, "443")
+    if not host:
+        raise ConfigError(f"--fleet-source kubernetes: {SERVER_HOST_ENV} is not set; every pod of a cluster has it.")
+    return PodSelection(
+        server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        namespace=config.namespace,
+        selector=_required(flags.fleet_selector, "--fleet-selector", "kubernetes"),
+        account_folder=flags.service_account_dir,
+    )
+
+
+def _required(value: T | None, flag: str, source: str) -> T:
+    if not value:
+        raise ConfigError(f"{flag}: missing; --fleet-source {source} needs it.")
+    return value
 
 
 def _parent_fd(value: str | None) -> int | None:
