@@ -119,9 +119,10 @@ def router(speed: float = 1.0, args: tuple[str, ...] = ()) -> Any:
 
 
 def test_the_routers_flags_are_those_of_this_machine_whatever_the_template_says() -> None:
-    argv = router(args=("--host", "0.0.0.0", "--port", "80", "--verbose")).argv
+    argv = router(args=("--host", "0.0.0.0", "--port", "80", "--verbose", "--fleet-source", "kubernetes")).argv
     assert argv[3:] == (
-        "--verbose", "--host", "127.0.0.1", "--port", "8000", "--admin-port", "8001", "--fleet-file", "/f",
+        "--verbose", "--host", "127.0.0.1", "--port", "8000", "--admin-port", "8001",
+        "--fleet-source", "file", "--fleet-file", "/f",
     )  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def router_program(
         "--host": LOOPBACK,
         "--port": str(port),
         "--admin-port": str(admin_port),
+        "--fleet-source": "file",
         "--fleet-file": str(fleet_file),
     }
     return Program(_with_flags(_argv(template), flags), _environment(context, variables, {}))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paceline.api.v1alpha1 import ModelDeployment, from_manifest
-from paceline.policy.resources import Images, children
+from paceline.policy.resources import OPTIONAL_KINDS, Images, children
 from tests.api.documents import SAMPLES, changed, deployment, minimal_manifest, sample
 
 NAMES = [path.stem for path in SAMPLES]
@@ -72,6 +72,32 @@ def test_one_name_in_two_namespaces_stays_apart() -> None:
     manifest["metadata"]["namespace"] = "other"
     namespaces = {child["metadata"]["namespace"] for child in children(from_manifest(manifest, "test")).manifests()}
     assert namespaces == {"other"}
+
+
+def test_kinds_that_the_cluster_lacks_are_left_out_and_named() -> None:
+    built = children(sample("multi-node"), kinds=frozenset())
+    kinds = {manifest["kind"] for manifest in built.manifests()}
+    assert not kinds & {"LeaderWorkerSet", "PodMonitor", "PodDisruptionBudget", "NetworkPolicy"}
+    assert built.missing == (
+        "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet",
+        "monitoring.coreos.com/v1/PodMonitor",
+        "networking.k8s.io/v1/NetworkPolicy",
+        "policy/v1/PodDisruptionBudget",
+    )
+
+
+def test_a_kind_that_is_not_used_is_not_missed() -> None:
+    kinds = OPTIONAL_KINDS - {"leaderworkerset.x-k8s.io/v1/LeaderWorkerSet", "policy/v1/PodDisruptionBudget"}
+    assert children(deployment(), kinds=kinds).missing == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_namespaced_child_is_owned_by_the_resource_once_that_is_in_a_cluster(name: str) -> None:
+    md = sample(name)
+    in_cluster = md.model_copy(update={"metadata": md.metadata.model_copy(update={"uid": "u-1"})})
+    for manifest in children(in_cluster).manifests():
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == ("u-1", True)
 
 
 def named(name: str) -> ModelDeployment:

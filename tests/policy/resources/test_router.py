@@ -39,8 +39,12 @@ def test_its_flags_agree_with_its_ports_and_mounts() -> None:
     ports = {entry["name"]: str(entry["containerPort"]) for entry in container(children)["ports"]}
     assert flags(children)["--port"] == ports["api"]
     assert flags(children)["--admin-port"] == ports["admin"]
-    mounts = [mount["mountPath"] for mount in container(children)["volumeMounts"]]
-    assert any(flags(children)["--fleet-file"].startswith(f"{path}/") for path in mounts)
+
+
+def test_they_learn_of_their_engines_from_the_pods_that_take_requests() -> None:
+    found = flags(built())
+    assert found["--fleet-source"] == "kubernetes"
+    assert found["--fleet-selector"] == "paceline.dev/deployment=small,paceline.dev/component=engine"
 
 
 def test_the_service_leads_to_the_routers_of_this_deployment_only() -> None:

@@ -2,7 +2,7 @@
 runtime share it.
 """
 
-from paceline.policy.resources.children import Children, children
+from paceline.policy.resources.children import OPTIONAL_KINDS, Children, children
 from paceline.policy.resources.common import Images, Manifest
 from paceline.policy.resources.config import engine_config, engine_profile, revision, router_config
 from paceline.policy.resources.engine import EngineChildren
@@ -11,6 +11,7 @@ from paceline.policy.resources.router import RouterChildren
 
 __all__ = [
     "FLEXIBLE",
+    "OPTIONAL_KINDS",
     "Children",
     "EngineChildren",
     "HardwarePool",

@@ -42,6 +42,8 @@ STOP_MARGIN_SECONDS: Final = 30
 SHARED_MEMORY_LIMIT: Final = "16Gi"
 """Bound on /dev/shm, through which the ranks of one pod talk."""
 OLD_REPLICA_SETS: Final = 3
+LEADER_WORKER_SET: Final = "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet"
+"""Kind of the workload whose engines span nodes; its controller is a project of its own."""
 
 
 @dataclass(frozen=True, slots=True)

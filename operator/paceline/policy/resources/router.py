@@ -7,6 +7,7 @@ from typing import Final
 
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import ModelDeployment
+from paceline.policy.resources.access import router_account_name
 from paceline.policy.resources.common import (
     WORKLOAD_NAME_LIMIT,
     Images,
@@ -28,7 +29,6 @@ CONTAINER: Final = "router"
 COMMAND: Final = ("python", "-m", "paceline_worker.router")
 CONFIG_KEY: Final = "router.json"
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
-FLEET_FOLDER: Final = "/var/run/paceline"
 API_PORT: Final = 8000
 ADMIN_PORT: Final = 8080
 SERVICE_PORT: Final = 80
@@ -69,6 +69,11 @@ def router_children(md: ModelDeployment, *, images: Images) -> RouterChildren:
     )
 
 
+def engine_selector(md: ModelDeployment) -> str:
+    """Label selector of the pods that take requests, as the API server reads it in a query."""
+    return ",".join(f"{key}={value}" for key, value in selector_labels(md, labels.COMPONENT_ENGINE).items())
+
+
 def _deployment(md: ModelDeployment, template: Manifest) -> Manifest:
     name = child_name(md, "router", limit=WORKLOAD_NAME_LIMIT)
     return {
@@ -105,10 +110,12 @@ def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Mani
         "metadata": {"labels": child_labels(md, labels.COMPONENT_ROUTER)},
         "spec": {
             "containers": [_container(md, config_name, images)],
-            "volumes": [{"name": "fleet", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
             "securityContext": pod_security(),
             "terminationGracePeriodSeconds": GRACE_SECONDS,
-            "automountServiceAccountToken": False,
+            "serviceAccountName": router_account_name(md),
+            # A router reads the pods of its engines.
+            "automountServiceAccountToken": True,
             "enableServiceLinks": False,
             "topologySpreadConstraints": [
                 {
@@ -137,7 +144,8 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
             *("--host", "0.0.0.0"),  # noqa: S104 - a pod serves on its own address
             *("--port", str(API_PORT)),
             *("--admin-port", str(ADMIN_PORT)),
-            *("--fleet-file", f"{FLEET_FOLDER}/fleet.json"),
+            *("--fleet-source", "kubernetes"),
+            *("--fleet-selector", engine_selector(md)),
         ],
         "env": [
             {"name": CONFIG_ENV, "valueFrom": {"configMapKeyRef": {"name": config_name, "key": CONFIG_KEY}}},
@@ -153,7 +161,6 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(UNPUBLISH_SECONDS)]}}},
         "resources": {"requests": dict(RESOURCES)},
         "volumeMounts": [
-            {"name": "fleet", "mountPath": FLEET_FOLDER},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own, not this process's folder
         ],
         "securityContext": container_security(),
