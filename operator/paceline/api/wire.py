@@ -78,6 +78,8 @@ class EngineEndpoint(_Wire, frozen=True, kw_only=True):
     kv_events: str | None = None
     """ZMQ endpoint of the engine's cache events, ``tcp://host:port``."""
     kv_replay: str | None = None
+    data_parallel: Positive = 1
+    """Ranks, each with a cache of its own; rank r publishes its events r ports above ``kv_events``."""
     zone: str = ""
     node: str = ""
 
