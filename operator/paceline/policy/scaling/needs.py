@@ -12,9 +12,10 @@ Called by the planner for both horizons, and by ``paceline plan``.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from operator import itemgetter
 from typing import Final
 
@@ -182,56 +183,45 @@ def _decode_replay(
     edges: Sequence[float],
 ) -> list[DecodeSizing]:
     """Engines by quantiles over the requests of each slice."""
-    changes: list[tuple[float, int, int, float]] = []
-    for index, request in enumerate(requests):
-        context = request.prompt + request.output / 2
-        changes.append((request.seconds, 1, index, context))
-        changes.append((request.seconds + request.output * limits.itl_seconds, -1, index, -context))
-    changes.sort()
-    slices = [_Slice() for _ in edges[1:]]
+    sequence, token, itl = profile.step_sequence, profile.step_context, limits.itl_seconds
+    begins = [request.seconds for request in requests]
+    tokens = [request.prompt + request.output / 2 for request in requests]
+    total = len(requests)
+    ends = sorted(zip([one.seconds + one.output * itl for one in requests], range(total), strict=True))
+    batches, contexts, works = [0] * total, [0.0] * total, [0.0] * total
     sequences, context, integral = 0, 0.0, 0.0
-    at = changes[0][0] if changes else 0.0
-    begun = [(0.0, 0.0)] * len(requests)
-    for seconds, change, index, tokens in changes:
-        integral += (seconds - at) * (profile.step_sequence * sequences + profile.step_context * context)
-        at = seconds
-        sequences += change
-        context += tokens
-        arrived = requests[index].seconds
-        number = min(bisect_right(edges, arrived), len(slices)) - 1
-        if change > 0:
-            begun[index] = (seconds, integral)
-        if number < 0:
-            continue
-        if change > 0:
-            slices[number].batches.append(sequences)
-            slices[number].contexts.append(context)
-        else:
-            entered, before = begun[index]
-            slices[number].works.append((integral - before) / (seconds - entered))
-    room = limits.itl_seconds - profile.step_base
+    at = begins[0] if begins else 0.0
+    upcoming = 0
+    for end, ended in ends:
+        # Those that begin at the moment when one ends come after it.
+        while upcoming < total and begins[upcoming] < end:
+            begin = begins[upcoming]
+            integral += (begin - at) * (sequence * sequences + token * context)
+            at = begin
+            batches[upcoming] = sequences = sequences + 1
+            contexts[upcoming] = context = context + tokens[upcoming]
+            works[upcoming] = integral
+            upcoming += 1
+        integral += (end - at) * (sequence * sequences + token * context)
+        at = end
+        sequences -= 1
+        context -= tokens[ended]
+        # The mean of b'·B + c'·K over the request's life: seconds that it adds to a step on one engine.
+        works[ended] = (integral - works[ended]) / (end - begins[ended])
+    room = itl - profile.step_base
+    bounds = [*(bisect_left(begins, edge) for edge in edges[:-1]), total]
     return [
         DecodeSizing(
-            itl=_quantile(one.works, target) / room if room > 0 else math.inf,
-            batch=_quantile(one.batches, target) / limits.max_sequences,
-            kv=_quantile(one.contexts, target) / (limits.kv_usage * limits.kv_capacity_tokens),
+            itl=_quantile(works[first:last], target) / room if room > 0 else math.inf,
+            batch=_quantile(batches[first:last], target) / limits.max_sequences,
+            kv=_quantile(contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
         )
-        for one in slices
+        for first, last in pairwise(bounds)
     ]
 
 
-@dataclass(slots=True)
-class _Slice:
-    """What the requests of one slice met."""
-
-    works: list[float] = field(default_factory=list)
-    """Mean of b'·B + c'·K over each request's life, seconds a step on one engine."""
-    batches: list[float] = field(default_factory=list)
-    contexts: list[float] = field(default_factory=list)
-
-
-def _quantile(values: list[float], share: float) -> float:
+def _quantile(values: Sequence[float], share: float) -> float:
     if not values:
         return 0.0
-    values.sort()
+    values = sorted(values)
     return values[min(len(values) - 1, math.ceil(share * len(values)) - 1)]

@@ -45,8 +45,8 @@ BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
 TREND_CAP_SECONDS: Final = 2.0
 """A prompt's work counts up to this for the trend."""
-MAX_SEASON_FACTOR: Final = 10.0
-"""Load is not taken to grow beyond this by the season: an hour of silence now says little about the next."""
+MAX_GROWTH: Final = 8.0
+"""No part of the window is scaled up by more: a moment of silence says little about what follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,8 @@ def _at_rate(requests: Sequence[Request], trend: Trend, load: float, *, least: f
     """The window as if its load had been ``load`` all the time, or ``least`` times what it was if that is more."""
     if not trend.slope and least <= 1:
         return requests
-    return scaled(requests, lambda at: max(load / trend.rate_at(at), least if least > 1 else 0.0))
+    floor = least if least > 1 else 0.0
+    return scaled(requests, lambda at: min(max(load / trend.rate_at(at), floor), MAX_GROWTH))
 
 
 def near_needs(
@@ -295,7 +296,7 @@ def _searched(settings: ScalingSettings) -> int:
 
 
 def _grown(load: float, current: float) -> float:
-    return min(load / current, MAX_SEASON_FACTOR) if current > 0 else 1.0
+    return min(load / current, MAX_GROWTH) if current > 0 else 1.0
 
 
 def _size(interval: ArrivalInterval) -> int:

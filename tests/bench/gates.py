@@ -1,0 +1,173 @@
+"""Whether the planner is good enough: its cost against the best static fleet, an oracle and what people use.
+
+``python -m tests.bench.gates [--only steady,varying,bursts,baselines] [--json OUT] [--write]``. Prints a table for each
+load and PASS or FAIL for each gate, and exits with 1 if one failed. ``--write`` puts it all into
+docs/reference/scaling-results.md. Everything is seeded: the same code gives the same figures. Runs are kept under
+build/gates, so only what has changed is simulated again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.bench.gates_page import page, table
+from tests.bench.gates_runs import (
+    ROOT,
+    Kept,
+    Load,
+    azure,
+    conversation,
+    run_named,
+    servegen_day,
+    shaped,
+)
+
+PAGE: Final = ROOT / "docs" / "reference" / "scaling-results.md"
+STATIC_HOURS: Final = 1.10
+ORACLE_HOURS: Final = 1.35
+ORACLE_HOURS_AIM: Final = 1.15
+BURST_ORACLE_HOURS: Final = 1.7
+STATIC_GOODPUT: Final = 1.25
+BASELINES: Final = ("hpa", "keda", "threshold", "throughput", "decode-tps")
+
+STEADY: Final = (conversation(1), conversation(2), conversation(4), conversation(8), azure(8))
+VARYING: Final = (
+    shaped("inversion", 2, "prompts a quarter and outputs four times as long in every other 10 minutes"),
+    shaped("ramp", 1, "rising to five times that within 10 minutes"),
+    servegen_day(0.0125, 24),
+)
+BURSTS: Final = (shaped("bursts", 1, "four times that for 60 s in every 10 minutes"),)
+PARTS: Final[Mapping[str, Sequence[Load]]] = {"steady": STEADY, "varying": VARYING, "bursts": BURSTS}
+BASELINE_PART: Final = "baselines"
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that must hold."""
+
+    load: str
+    what: str
+    value: float
+    bound: float
+    at_least: bool = False
+    aim: bool = False
+    """Not a gate but the aim beyond it: missing it fails nothing."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is within the bound."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    @property
+    def verdict(self) -> str:
+        """As it is printed."""
+        if self.aim:
+            return "aim reached" if self.holds else "aim missed"
+        return "PASS" if self.holds else "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All runs on one load, and the gates that are made of them."""
+
+    load: Load
+    part: str
+    runs: Mapping[str, Kept]
+    gates: Sequence[Gate]
+
+
+def gates_of(load: Load, part: str, runs: Mapping[str, Kept]) -> list[Gate]:
+    """What must hold on a load, as far as the runs for it are there."""
+    name = load.name
+    planner = runs["planner"].report
+    gates = [
+        Gate(load=name, what="attained of feasible", value=planner.feasible_attainment, bound=0.95, at_least=True),
+        Gate(load=name, what="lost", value=planner.lost, bound=0),
+    ]
+    if part == "steady":
+        hours = planner.gpu_hours / runs["static-best"].report.gpu_hours
+        gates.append(Gate(load=name, what="GPU-hours to static-best", value=hours, bound=STATIC_HOURS))
+    if part == "varying":
+        static = runs["static-best"].report.goodput_per_gpu_hour
+        gain = planner.goodput_per_gpu_hour / static
+        gates.append(
+            Gate(load=name, what="goodput/GPU-hour to static-best", value=gain, bound=STATIC_GOODPUT, at_least=True)
+        )
+    if part in ("varying", "bursts"):
+        bound = ORACLE_HOURS if part == "varying" else BURST_ORACLE_HOURS
+        hours = planner.gpu_hours / runs["oracle"].report.gpu_hours
+        gates.append(Gate(load=name, what="GPU-hours to oracle", value=hours, bound=bound))
+        if name in ("inversion", "ramp"):
+            gates.append(Gate(load=name, what="GPU-hours to oracle", value=hours, bound=ORACLE_HOURS_AIM, aim=True))
+    for baseline in BASELINES:
+        if baseline not in runs:
+            continue
+        other = runs[baseline].report
+        if other.meets_gate:
+            hours = planner.gpu_hours / other.gpu_hours
+            gates.append(Gate(load=name, what=f"GPU-hours to {baseline}", value=hours, bound=1.0))
+        else:
+            ahead = planner.feasible_attainment - other.feasible_attainment
+            gates.append(Gate(load=name, what=f"attainment above {baseline}", value=ahead, bound=0.0, at_least=True))
+    return gates
+
+
+def needed(part: str, *, baselines: bool) -> list[str]:
+    """Policies that the gates of a part compare."""
+    names = ["planner", "static-best"]
+    if part != "steady":
+        names.append("oracle")
+    return [*names, *BASELINES] if baselines else names
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="steady,varying,bursts", help=f"parts: {', '.join(PARTS)}, {BASELINE_PART}")
+    parser.add_argument("--load", help="only the loads whose name begins so")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    arguments = parser.parse_args()
+    parts = arguments.only.split(",")
+    baselines = BASELINE_PART in parts
+    chosen = [part for part in PARTS if part in parts] or list(PARTS)
+    loads = [(part, load) for part in chosen for load in PARTS[part] if load.name.startswith(arguments.load or "")]
+    began = time.monotonic()
+    runs: dict[str, dict[str, Kept]] = {}
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        jobs = [
+            pool.submit(_job, part, load.name, policy)
+            for part, load in loads
+            for policy in needed(part, baselines=baselines)
+        ]
+        for job in jobs:
+            name, policy, kept = job.result()
+            runs.setdefault(name, {})[policy] = kept
+    results = [Result(load, part, runs[load.name], gates_of(load, part, runs[load.name])) for part, load in loads]
+    for result in results:
+        print(table(result))
+    failed = [gate for result in results for gate in result.gates if not gate.holds and not gate.aim]
+    print(f"{len(failed)} gates failed; {time.monotonic() - began:.0f} s")
+    if arguments.json is not None:
+        document = [{"load": one.load.name, "runs": one.runs, "gates": one.gates} for one in results]
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    if arguments.write:
+        PAGE.write_text(page(results))
+    return 1 if failed else 0
+
+
+def _job(part: str, name: str, policy: str) -> tuple[str, str, Kept]:
+    """In another process: loads hold functions, which can't be sent there."""
+    return run_named(next(load for load in PARTS[part] if load.name == name), policy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The loads of the scaling gates, and runs of policies on them that are kept from one command to the next.
+
+A run is kept under everything that its result depends on: the load, the policy, the settings, and the text of the
+modules that it runs through. So a change of the planner runs only the planner again, a change of the engine model all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from paceline.api.v1alpha1 import load
+from paceline.simulator.report import PolicyReport, policy_report
+from paceline.simulator.scenario import settings_of
+from paceline.simulator.settings import SimSettings
+from paceline.simulator.shapes import SHAPES
+from paceline.simulator.tuning import best_run
+from paceline.simulator.workload import Workload
+from paceline.traces.formats import read_trace
+from paceline.traces.record import Trace
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGE: Final = ROOT / "operator" / "paceline"
+DATA: Final = Path(os.environ.get("PACELINE_DATA", ROOT.parent / "shared" / "data")) / "traces"
+KEPT: Final = ROOT / "build" / "gates"
+SEED: Final = 0
+DAY_MINUTES: Final = 1440.0
+
+MANIFEST: Final = b"""\
+apiVersion: paceline.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: gates}
+spec:
+  model: {name: Qwen/Qwen3-32B}
+  engine: {parallelism: {tensor: 2}}
+  slo: {ttftMilliseconds: 2000, itlMilliseconds: 25}
+  pools:
+    prefill: {minReplicas: 1, maxReplicas: 64, accelerator: {product: NVIDIA-H200, count: 2}}
+    decode: {minReplicas: 1, maxReplicas: 64, accelerator: {product: NVIDIA-H200, count: 2}}
+"""
+"""The objective of the gates. All that is not here is a default: pods start in 90 s (p50) to 180 s (p95), a change of
+role takes 1 s.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A load by name, and how to make it."""
+
+    name: str
+    about: str
+    make: Callable[[], Workload]
+
+
+def settings() -> SimSettings:
+    """What all gates are run with."""
+    return settings_of(load(MANIFEST, "the gates' manifest"), profile=None, seed=SEED)
+
+
+def conversation(scale: float) -> Load:
+    """The Mooncake conversation trace, ``scale`` copies at once."""
+    return Load(
+        f"conversation-{scale:g}x",
+        f"Mooncake conversation trace, {scale:g} times the rate",
+        lambda: Workload(_conversation(), rate_scale=scale, seed=SEED),
+    )
+
+
+def azure(scale: float) -> Load:
+    """The Azure conversation trace."""
+    return Load(
+        f"azure-conversation-{scale:g}x",
+        f"Azure 2023 conversation trace, {scale:g} times the rate",
+        lambda: Workload(_azure(), rate_scale=scale, seed=SEED),
+    )
+
+
+def shaped(shape: str, scale: float, about: str) -> Load:
+    """The conversation trace, made to vary, ``scale`` copies at once."""
+    return Load(
+        shape,
+        f"conversation trace, {scale:g} times the rate, {about}",
+        lambda: Workload(SHAPES[shape](_conversation(), SEED), rate_scale=scale, seed=SEED),
+    )
+
+
+def servegen_day(rate: float, compression: float) -> Load:
+    """A day of ServeGen's m-small at ``rate`` times its real rates, in ``1 / compression`` of the time."""
+    return Load(
+        "servegen-day",
+        f"a day of ServeGen m-small at {rate * compression:g} times its rate, in {24 / compression:g} hours",
+        lambda: Workload(_servegen(rate).at_rate(compression), seed=SEED),
+    )
+
+
+@cache
+def _conversation() -> Trace:
+    return read_trace(DATA / "mooncake_conversation_trace.jsonl.gz", "mooncake")
+
+
+@cache
+def _azure() -> Trace:
+    return read_trace(DATA / "azure2023_conv.csv.gz", "azure")
+
+
+@cache
+def _servegen(rate: float) -> Trace:
+    path = DATA / "servegen_language_m-small.tar.gz"
+    return read_trace(path, "servegen", minutes=DAY_MINUTES, generated_rate=rate, seed=SEED)
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, as it is kept."""
+
+    report: PolicyReport
+    engines: tuple[int, int]
+    """(prefill, decode) ready at the start: those of a static fleet."""
+    wall_seconds: float
+
+
+def run(load_: Load, policy: str, say: Callable[[str], None] = lambda _: None) -> Kept:
+    """The best form of a policy on a load: from what is kept, or simulated."""
+    path = KEPT / f"{load_.name}.{policy}.{_fingerprint(policy, load_)}.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=Kept)
+    say(f"simulating {policy} on {load_.name}")
+    result = best_run(policy, load_.make(), settings())
+    first = result.samples[0]
+    kept = Kept(
+        report=policy_report(result),
+        engines=(first.prefill.ready, first.decode.ready),
+        wall_seconds=result.wall_seconds,
+    )
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for old in KEPT.glob(f"{load_.name}.{policy}.*.json"):
+        old.unlink()
+    path.write_bytes(msgspec.json.encode(kept))
+    return kept
+
+
+def run_named(load_: Load, policy: str) -> tuple[str, str, Kept]:
+    """For a pool of processes."""
+    return load_.name, policy, run(load_, policy, say=lambda text: print(text, flush=True))
+
+
+def _fingerprint(policy: str, load_: Load) -> str:
+    digest = hashlib.sha256(f"{load_.about}\n{settings()}\n".encode())
+    for path in _sources(policy):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(policy: str) -> Sequence[Path]:
+    """Modules that a run goes through: the simulator for all, a policy's own for it."""
+    policies = PACKAGE / "simulator" / "policies"
+    own = policies / f"{policy.replace('-', '_')}.py"
+    common = [
+        *(PACKAGE / "simulator" / f"{name}.py" for name in _SIMULATOR),
+        *(PACKAGE / "policy" / name for name in ("roles.py", "waiting.py", "scaling/perfmodel.py")),
+        policies / "base.py",
+        PACKAGE / "simulator" / "tuning.py",
+        *([own] if own.exists() else []),
+    ]
+    if policy == "planner":
+        common += sorted((PACKAGE / "policy" / "scaling").glob("*.py"))
+    return common
+
+
+_SIMULATOR: Final = ("engine", "router", "cache", "chunks", "cluster", "simulation", "station", "workload", "telemetry")
+
+
+def seeded(name: str) -> random.Random:
+    """Randomness that follows from a name."""
+    return random.Random(name)
