@@ -1,54 +1,26 @@
-"""Fixtures of the tests against a real API server: the server, a client, the installed CRD, and a namespace."""
+"""Fixtures of the tests against a real API server: the server, clients, the CRD, a kubelet, namespaces, operators."""
 
 from __future__ import annotations
 
-import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
-from kubernetes import client, config
 
 from paceline.api.labels import GROUP, PLURAL, VERSION
 from tests.api.documents import ROOT
+from tests.kube.client import Kube, connect
 from tests.kube.cluster import HOW_TO_GET_ONE, api_server
+from tests.kube.kubelet import Kubelet
+from tests.kube.testbed import NEEDED, TestBed
 
 CRD_SECONDS = 60
 CONSECUTIVE = 5
 """Good answers in a row after which a new kind counts as served: before, answers come and go."""
-
-
-class Kube:
-    """Just enough of a client to send manifests as they are and to read what the server makes of them."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self.http = http
-
-    def request(
-        self, method: str, path: str, body: Any = None, *, accept: str = "application/json", **query: str
-    ) -> tuple[int, Any]:
-        """Status and answer, whatever the status is; a kind that isn't served yet answers in plain text."""
-        response = self.http.request(method, path, json=body, params=query, headers={"Accept": accept})
-        is_json = "json" in response.headers.get("content-type", "")
-        return response.status_code, response.json() if is_json else response.text
-
-    def create(self, manifest: dict[str, Any], namespace: str, **query: str) -> tuple[int, Any]:
-        """Send one manifest; unknown fields are errors where the server can tell."""
-        manifest = {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}}
-        path = collection(manifest, namespace)
-        return self.request("POST", path, manifest, fieldValidation="Strict", **query)
-
-
-def collection(manifest: dict[str, Any], namespace: str) -> str:
-    """Path of the collection that a namespaced manifest belongs to."""
-    version, kind = manifest["apiVersion"], manifest["kind"]
-    prefix = f"/apis/{version}" if "/" in version else f"/api/{version}"
-    return f"{prefix}/namespaces/{namespace}/{kind.lower()}s"
+NODES = ("gpu-a", "gpu-b")
 
 
 @pytest.fixture(scope="session")
@@ -63,34 +35,58 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def kube(kubeconfig: Path) -> Iterator[Kube]:
     """A client of the API server, with the CRD installed and served."""
-    settings = client.Configuration()
-    config.load_kube_config(str(kubeconfig), client_configuration=settings)
-    trust = ssl.create_default_context(cafile=settings.ssl_ca_cert)
-    if not settings.verify_ssl:
-        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-    if settings.cert_file:
-        trust.load_cert_chain(settings.cert_file, settings.key_file)
-    headers = {"Authorization": token} if (token := settings.get_api_key_with_prefix("authorization")) else {}
-    with httpx.Client(base_url=settings.host, verify=trust, headers=headers, timeout=30, trust_env=False) as http:
-        found = Kube(http)
-        install_crd(found)
+    with connect(kubeconfig) as found:
+        install_crd(found, ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml", f"/apis/{GROUP}/{VERSION}/{PLURAL}")
         yield found
 
 
+@pytest.fixture(scope="session")
+def testbed(kubeconfig: Path, kube: Kube) -> TestBed:
+    """The test bed with fake GPU nodes. No other API server has the controllers that make pods."""
+    if not TestBed.is_one(kubeconfig):
+        pytest.skip(NEEDED)
+    bed = TestBed(kubeconfig.parent, kube)
+    for node in NODES:
+        bed.add_node(node)
+    return bed
+
+
+@pytest.fixture(scope="session")
+def kubelet(testbed: TestBed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    """The kubelet of all nodes. Logs of pods that are processes are in a folder called ``pods``."""
+    one = Kubelet(testbed.kubeconfig, tmp_path_factory.mktemp("pods"))
+    one.start()
+    yield one
+    one.stop()
+
+
 @pytest.fixture
-def namespace(kube: Kube) -> Iterator[str]:
+def namespaces(kube: Kube) -> Iterator[Callable[[], str]]:
+    """Makes namespaces of the test's own."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test-{uuid4().hex[:8]}"
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        status, answer = kube.request("POST", "/api/v1/namespaces", body)
+        assert status == 201, answer
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        kube.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def namespace(namespaces: Callable[[], str]) -> str:
     """A namespace of the test's own."""
-    name = f"test-{uuid4().hex[:8]}"
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    status, answer = kube.request("POST", "/api/v1/namespaces", body)
-    assert status == 201, answer
-    yield name
-    kube.request("DELETE", f"/api/v1/namespaces/{name}")
+    return namespaces()
 
 
-def install_crd(kube: Kube) -> None:
-    """Install the committed CRD and wait until the server answers for it."""
-    crd = yaml.safe_load((ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml").read_text())
+def install_crd(kube: Kube, file: Path, served_at: str) -> None:
+    """Install a CRD and wait until the server answers for it."""
+    crd = yaml.safe_load(file.read_text())
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     status, answer = kube.request("POST", path, crd)
     if status == 409:
@@ -101,7 +97,7 @@ def install_crd(kube: Kube) -> None:
     deadline = time.monotonic() + CRD_SECONDS
     served = 0
     while served < CONSECUTIVE:
-        status, answer = kube.request("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}")
+        status, answer = kube.request("GET", served_at)
         served = served + 1 if status == 200 else 0
         assert time.monotonic() < deadline, answer
         time.sleep(0.2)

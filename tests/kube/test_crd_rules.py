@@ -15,7 +15,7 @@ from tests.api.documents import (
     minimal_manifest,
     update_pair,
 )
-from tests.kube.conftest import Kube, collection
+from tests.kube.client import Kube, collection
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
 

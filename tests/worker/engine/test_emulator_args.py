@@ -21,6 +21,12 @@ def test_the_emulator_gets_vllms_flags_and_its_own():
     assert made.serves_api
 
 
+def test_the_emulator_publishes_its_cache_events_on_its_own_address_only():
+    argv = emulator_plan(replace(engine_settings(), bind_host="127.0.3.4"), python="python").argv
+    events = json.loads(argv[argv.index("--kv-events-config") + 1])
+    assert (events["endpoint"], events["replay_endpoint"]) == ("tcp://127.0.3.4:20080", "tcp://127.0.3.4:21080")
+
+
 def test_without_a_profile_the_emulator_chooses_its_own():
     assert "--profile" not in emulator_plan(engine_settings(), python="python").argv
 

@@ -30,7 +30,8 @@ def emulator_plan(settings: Settings, *, python: str) -> LaunchPlan:
         argv += ["--block-size", str(config.kv_cache.block_size)]
     argv += ["--enable-prefix-caching"]
     if config.kv_events:
-        argv += ["--kv-events-config", kv_events_config(config, settings.pod)]
+        # Like its API on its own address only: on one machine there are many emulators.
+        argv += ["--kv-events-config", kv_events_config(config, settings.pod, host=settings.bind_host)]
     transfer = kv_transfer_config(config)
     if transfer is not None:
         argv += ["--kv-transfer-config", transfer]

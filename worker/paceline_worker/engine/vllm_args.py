@@ -46,14 +46,17 @@ def vllm_plan(settings: Settings, *, python: str, run_directory: str) -> LaunchP
     )
 
 
-def kv_events_config(config: wire.EngineConfig, pod: Pod) -> str:
-    """JSON of ``--kv-events-config``. The publisher adds a data-parallel rank's number to both ports itself."""
+def kv_events_config(config: wire.EngineConfig, pod: Pod, *, host: str = "*") -> str:
+    """JSON of ``--kv-events-config``. The publisher adds a data-parallel rank's number to both ports itself.
+
+    vLLM only binds where the ``host`` is ``*``; to any other it connects.
+    """
     return json.dumps(
         {
             "enable_kv_cache_events": True,
             "publisher": "zmq",
-            "endpoint": f"tcp://*:{config.ports.kv_events}",
-            "replay_endpoint": f"tcp://*:{config.ports.kv_replay}",
+            "endpoint": f"tcp://{host}:{config.ports.kv_events}",
+            "replay_endpoint": f"tcp://{host}:{config.ports.kv_replay}",
             "topic": f"kv@{pod.name}@{config.served_names[0]}",
         },
         separators=(",", ":"),
