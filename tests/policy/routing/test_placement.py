@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.api.wire import Role
+from paceline.policy.routing.cost import ADAPTER_SECONDS, OTHER_ZONE, SAME_NODE, RequestView, Settings
 from paceline.policy.routing.fleet import EngineModel, EngineView, NominalModel
 from paceline.policy.routing.placement import (
     NEAR_TIE,
     Placement,
     Prefill,
-    RequestView,
-    Settings,
     choose,
     default_local_prefill_tokens,
+    has_prefill_room,
     has_room,
 )
 from paceline.policy.scaling.profiles import PROFILES, get_profile
@@ -120,7 +121,11 @@ def test_the_cost_paid_is_close_to_the_lowest(fleet: list[EngineView], random: f
     chosen = choose(LONG, fleet, SETTINGS, MODEL, random)
     if chosen is None:
         return
-    alone = [choose(LONG, [one], SETTINGS, MODEL, random) for one in fleet if one.decodes or not chosen.decode.decodes]
+    full = [msgspec.structs.replace(one, running=99) for one in fleet]
+    alone = [
+        choose(LONG, [*full[:place], one, *full[place + 1 :]], SETTINGS, MODEL, random)
+        for place, one in enumerate(fleet)
+    ]
     lowest = min(one.decode_seconds for one in alone if one is not None)
     assert chosen.decode_seconds <= lowest * (1 + NEAR_TIE)
 
@@ -242,3 +247,107 @@ def test_the_default_threshold_is_where_a_transfer_starts_to_pay(name: str) -> N
     if 0 < tokens < 4096:
         assert profile.prefill_work(tokens, 0) <= profile.transfer_seconds(tokens) * 1.01
         assert profile.prefill_work(tokens + 2, 0) > profile.transfer_seconds(tokens + 2) * 0.99
+
+
+def test_a_prefix_is_not_traded_for_a_near_tie_of_loads() -> None:
+    request = RequestView(prompt_tokens=5000, match={"holder": 4950})
+    engines = [engine(name, running=3, context_tokens=9000) for name in ("a", "b", "holder", "c", "d")]
+    engines += [engine(f"p{number}", Role.PREFILL) for number in range(4)]
+    assert {place(request, *engines, random=step / 50).decode.name for step in range(50)} == {"holder"}
+
+
+def test_a_follow_up_turn_stays_where_its_answer_was_written_unless_that_engine_is_overloaded() -> None:
+    request = RequestView(prompt_tokens=5000, match={"d1": 4950})
+    others = [engine("d2"), engine("p", Role.PREFILL)]
+    assert place(request, engine("d1", running=2), *others).decode.name == "d1"
+    assert place(request, engine("d1", running=2, kv_usage=0.99), *others).decode.name == "d2"
+
+
+def test_only_what_the_decode_engine_lacks_has_to_travel() -> None:
+    request = RequestView(prompt_tokens=5000, match={"d": 3000})
+    placement = place(request, engine("d"), engine("p", Role.PREFILL))
+    assert placement.reason is Prefill.REMOTE
+    assert placement.prefill_seconds == pytest.approx(MODEL.prefill_seconds(5000) + MODEL.transfer_seconds(2000))
+
+
+def test_without_weight_for_caches_or_loads_they_don_t_count() -> None:
+    request = RequestView(prompt_tokens=5000, match={"holder": 4900})
+    busy = engine("holder", Role.PREFILL, prefill_backlog_seconds=3.0)
+    engines = [engine("d"), busy, engine("free", Role.PREFILL)]
+    blind = Settings(disaggregated=True, local_prefill_tokens=100, max_running_per_engine=8, load_weight=0)
+    bold = Settings(disaggregated=True, local_prefill_tokens=100, max_running_per_engine=8, cache_weight=0)
+    assert place(request, *engines, settings=blind).prefill == busy
+    relaxed = msgspec.structs.replace(busy, prefill_backlog_seconds=0.1)
+    assert place(request, engine("d"), relaxed, engine("free", Role.PREFILL)).prefill == relaxed
+    assert place(request, engine("d"), relaxed, engine("free", Role.PREFILL), settings=bold).prefill != relaxed
+
+
+def test_an_engine_of_the_session_wins_near_ties_only() -> None:
+    request = RequestView(prompt_tokens=50, prefer=frozenset({"c"}))
+    engines = [engine(name) for name in "abcd"]
+    assert {place(request, *engines, random=step / 50).decode.name for step in range(50)} == {"c"}
+    engines[2] = engine("c", running=7, context_tokens=90_000)
+    assert place(request, *engines).decode.name != "c"
+
+
+def test_an_adapter_draws_its_requests_to_where_it_is_loaded() -> None:
+    request = RequestView(prompt_tokens=50, adapter="x")
+    loaded = msgspec.structs.replace(engine("loaded", running=2), adapters=frozenset({"x"}))
+    other = msgspec.structs.replace(engine("other"), adapters=frozenset({"y"}))
+    assert place(request, other, loaded).decode.name == "loaded"
+    assert place(RequestView(prompt_tokens=50), other, loaded).decode.name == "other"
+    assert place(request, engine("silent"), other).decode.name == "silent", "nothing is held against an engine unheard"
+    assert ADAPTER_SECONDS > 0
+
+
+def test_prefill_is_done_near_the_decode_engine() -> None:
+    here, there = engine("d", zone="z1", node="n1"), engine("far", Role.PREFILL, zone="z2", node="n9")
+    near = engine("near", Role.PREFILL, zone="z1", node="n2", prefill_backlog_seconds=0.001)
+    same = engine("same", Role.PREFILL, zone="z1", node="n1", prefill_backlog_seconds=0.002)
+    transfer = MODEL.transfer_seconds(5000)
+    assert place(LONG, here, there, near).prefill == near
+    assert place(LONG, here, there, near, same).prefill == same
+    alone = place(LONG, here, there)
+    assert alone.prefill_seconds == pytest.approx(MODEL.prefill_seconds(5000) + OTHER_ZONE * transfer)
+    assert SAME_NODE < 1 < OTHER_ZONE
+
+
+def test_a_prefill_engine_with_more_than_a_batch_of_work_has_no_room() -> None:
+    short = Settings(
+        disaggregated=True, local_prefill_tokens=0, max_running_per_engine=8, max_prefill_backlog_seconds=0.5
+    )
+    busy, idle = engine("p1", Role.PREFILL, prefill_backlog_seconds=0.6), engine("p2", Role.PREFILL)
+    assert not has_prefill_room([engine("d"), busy], short)
+    assert has_prefill_room([engine("d"), busy, idle], short)
+    assert has_prefill_room([engine("d")], short), "there is nothing to wait for"
+
+
+class TestColdAndWarm:
+    SPLIT = Settings(
+        disaggregated=True, local_prefill_tokens=0, max_running_per_engine=8, cold_tokens=2000, cold_share=0.25,
+        split_seconds=1.0,
+    )  # fmt: skip
+
+    def fleet(self, *backlogs: float) -> list[EngineView]:
+        names = [f"p{number}" for number in range(len(backlogs))]
+        loads = zip(names, backlogs, strict=True)
+        return [engine("d"), *(engine(name, Role.PREFILL, prefill_backlog_seconds=load) for name, load in loads)]
+
+    def prefill(self, tokens: int, *backlogs: float, random: float = 0.0) -> str:
+        request = RequestView(prompt_tokens=tokens)
+        placement = place(request, *self.fleet(*backlogs), settings=self.SPLIT, random=random)
+        assert placement.prefill is not None
+        return placement.prefill.name
+
+    def test_cold_prompts_have_engines_of_their_own_and_warm_ones_the_rest(self) -> None:
+        draws = [step / 100 for step in range(100)]
+        assert {self.prefill(2000, 0, 0, 0, 0, random=draw) for draw in draws} == {"p0"}
+        assert {self.prefill(1999, 0, 0, 0, 0, random=draw) for draw in draws} == {"p1", "p2", "p3"}
+
+    def test_no_request_waits_longer_for_its_own_pool_than_the_bound(self) -> None:
+        assert self.prefill(2000, 0.9, 0, 0, 0) == "p0"
+        assert self.prefill(2000, 1.1, 0, 0, 0) != "p0"
+        assert self.prefill(1999, 0, 1.1, 1.1, 1.1) == "p0"
+
+    def test_one_engine_is_not_split(self) -> None:
+        assert self.prefill(50, 0.5) == self.prefill(5000, 0.5) == "p0"

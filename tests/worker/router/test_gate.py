@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from paceline.api import wire
+from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.fleet import NominalModel
-from paceline.policy.routing.placement import RequestView
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Fleet
 from paceline_worker.router.gate import Gate, Place

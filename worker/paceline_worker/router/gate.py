@@ -8,9 +8,10 @@ from typing import Final
 
 from paceline.api import wire
 from paceline.policy.routing.admission import may_wait, retry_after_seconds
+from paceline.policy.routing.cost import RequestView
+from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel
-from paceline.policy.routing.placement import Placement, RequestView, choose, has_room
-from paceline.policy.routing.placement import Settings as PlacementSettings
+from paceline.policy.routing.placement import Placement, choose, has_room
 from paceline.policy.waiting import Ticket, WaitingLine
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine, Fleet, Lease

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from paceline.policy.routing.placement import EXPECTED_OUTPUT_TOKENS, RequestView
+from paceline.policy.routing.cost import EXPECTED_OUTPUT_TOKENS, RequestView
 from paceline_worker.router.errors import ApiError
 
 BYTES_PER_TOKEN: Final = 4

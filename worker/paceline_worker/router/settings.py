@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 from paceline.api import wire
 from paceline.errors import ConfigError
+from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, NominalModel
-from paceline.policy.routing.placement import Settings as PlacementSettings
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.pod_api import PodSelection

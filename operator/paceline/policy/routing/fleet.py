@@ -26,6 +26,10 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prefill work given to it and not finished, through the engine model."""
     kv_usage: float = 0.0
     """Share of its KV cache in use, 0 to 1, as it reports it."""
+    zone: str = ""
+    node: str = ""
+    adapters: frozenset[str] | None = None
+    """LoRA adapters at work there; None when it does not say."""
 
     @property
     def decodes(self) -> bool:

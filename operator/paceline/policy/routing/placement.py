@@ -1,29 +1,27 @@
 """Which engines a request runs on: the decode engine first, then whether and where another engine prefills for it.
 
 Costs are seconds through the engine model, the lowest wins, and near-ties are broken by power of two choices, so that
-replicas of the router that see the same loads don't all send to the same engine.
+replicas of the router that see the same loads don't all send to the same engine. What counts as near is a share of the
+LOAD, which is seen a second late; a prefix that an engine holds is known exactly, and never traded for a coin toss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from paceline.policy.routing.cost import Pricing, RequestView, Settings, distance
 from paceline.policy.routing.fleet import EngineModel, EngineView
 
-EXPECTED_OUTPUT_TOKENS: Final = 256
-"""Where the request does not bound its output lower. Real conversation traces have a mean of about 340."""
 NEAR_TIE: Final = 0.05
-"""Costs this close to the lowest, relatively, say nothing: loads are seen a second late."""
-FULL_KV: Final = 0.98
-"""KV pressure counts up to here; a full cache is very expensive, not infinitely so."""
+"""Costs that differ by less than this share of the load say nothing: loads are seen a second late."""
 LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
-
-_NO_MATCH: Final[Mapping[str, int]] = {}
+EQUAL: Final = 1e-9
+"""Seconds; sums of floats differ by less."""
 
 
 class Prefill(StrEnum):
@@ -42,32 +40,6 @@ class Prefill(StrEnum):
     """The decode engine serves both roles and would be done sooner."""
 
 
-class RequestView(msgspec.Struct, frozen=True, kw_only=True):
-    """What placement knows of a request."""
-
-    prompt_tokens: int
-    output_tokens: int = EXPECTED_OUTPUT_TOKENS
-    transferable: bool = True
-    """Whether KV blocks computed elsewhere can serve it."""
-    match: Mapping[str, int] = _NO_MATCH
-    """Tokens of its prompt that each engine holds already, by engine name; from the prefix index."""
-    avoid: frozenset[str] = frozenset()
-    """Engines that failed this request."""
-
-    def uncached_on(self, engine: EngineView) -> int:
-        """Tokens of the prompt that the engine would have to compute."""
-        return max(0, self.prompt_tokens - self.match.get(engine.name, 0)) if self.match else self.prompt_tokens
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What placement is told once."""
-
-    disaggregated: bool
-    local_prefill_tokens: int
-    """Prompts with at most this many uncached tokens are computed by their decode engine."""
-    max_running_per_engine: int
-
-
 class Placement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer, with what it rests on."""
 
@@ -76,7 +48,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """None: the decode engine computes the prompt."""
     reason: Prefill
     decode_seconds: float
-    """Cost of the decode engine: expected time of this request there."""
+    """Cost of the decode engine: expected time of this request there, its prompt included."""
     prefill_seconds: float
     """Cost of the prefill, wherever it runs: expected time until it is done."""
     candidates: int
@@ -102,6 +74,13 @@ def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
     return bool(_decode_candidates(engines, settings, frozenset()))
 
 
+def has_prefill_room(engines: Sequence[EngineView], settings: Settings) -> bool:
+    """Whether any prefill engine could take one more prompt. True as well when there is none to wait for."""
+    limit = settings.max_prefill_backlog_seconds
+    backlogs = [engine.prefill_backlog_seconds for engine in engines if engine.usable and engine.prefills]
+    return not backlogs or min(backlogs) <= limit
+
+
 def choose(
     request: RequestView, engines: Sequence[EngineView], settings: Settings, model: EngineModel, random: float
 ) -> Placement | None:
@@ -112,14 +91,24 @@ def choose(
     candidates = _decode_candidates(engines, settings, request.avoid)
     if not candidates:
         return None
-    computes_prompt = not (settings.disaggregated and request.transferable)
-    costs = [_decode_seconds(request, engine, model, computes_prompt=computes_prompt) for engine in candidates]
-    best = _pick(costs, random)
+    pricing = Pricing(request, settings, model)
+    helpers: list[EngineView] = []
+    if settings.disaggregated and request.transferable:
+        helpers = [
+            engine for engine in engines if engine.usable and engine.prefills and engine.name not in request.avoid
+        ]
+    waits = _waits(helpers, pricing, settings)
+    soonest: dict[str, float] = {}
+    for helper, wait in zip(helpers, waits, strict=True):
+        soonest[helper.revision] = min(wait, soonest.get(helper.revision, wait))
+    costs, loads = [], []
+    for engine in candidates:
+        seconds = pricing.decode(engine)
+        loads.append(pricing.load(seconds))
+        costs.append(seconds + _prompt_seconds(engine, soonest, pricing, settings))
+    best = _pick(candidates, costs, loads, request.prefer, random)
     decode = candidates[best]
-    local_seconds = decode.prefill_backlog_seconds + model.prefill_seconds(request.uncached_on(decode))
-    prefill, reason, seconds = None, _why_local(request, decode, settings), local_seconds
-    if reason is None:
-        prefill, reason, seconds = _place_prefill(request, decode, engines, model, random, local_seconds)
+    prefill, reason, seconds = _place_prefill(request, decode, helpers, waits, pricing, settings, random)
     return Placement(
         decode=decode,
         prefill=prefill,
@@ -142,68 +131,78 @@ def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid:
     return roomy
 
 
-def _decode_seconds(request: RequestView, engine: EngineView, model: EngineModel, *, computes_prompt: bool) -> float:
-    """Expected time of the request on an engine: output steps at the batch it would join, stretched by KV pressure.
+def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) -> list[float]:
+    """Seconds until each prefill engine has the prompt computed, with the surcharge of the pool that is not its own."""
+    waits = [pricing.queue(engine) + pricing.compute(engine) for engine in helpers]
+    if settings.cold_tokens is None or len(helpers) < 2:
+        return waits
+    cold = min(map(pricing.uncached, helpers)) >= settings.cold_tokens
+    # By name, so that all replicas of the router split alike.
+    order = sorted(range(len(helpers)), key=lambda place: helpers[place].name)
+    size = min(len(helpers) - 1, max(1, round(settings.cold_share * len(helpers))))
+    for place in order[size:] if cold else order[:size]:
+        waits[place] += settings.split_seconds
+    return waits
 
-    ``steps · step(B + 1, K + n) / (1 − pressure)``, plus the prefill backlog where the engine computes the prompt.
-    """
-    context = engine.context_tokens + request.prompt_tokens
-    capacity = model.kv_capacity_tokens
-    pressure = max(engine.kv_usage, context / capacity) if capacity else engine.kv_usage
-    seconds = request.output_tokens * model.step_seconds(engine.running + 1, context) / (1 - min(pressure, FULL_KV))
-    if computes_prompt:
-        seconds += engine.prefill_backlog_seconds + model.prefill_seconds(request.uncached_on(engine))
-    return seconds
 
-
-def _why_local(request: RequestView, decode: EngineView, settings: Settings) -> Prefill | None:
-    if not settings.disaggregated:
-        return Prefill.NOT_DISAGGREGATED
-    if not request.transferable:
-        return Prefill.UNSUITED
-    if request.uncached_on(decode) <= settings.local_prefill_tokens:
-        return Prefill.SHORT
-    return None
+def _prompt_seconds(engine: EngineView, soonest: dict[str, float], pricing: Pricing, settings: Settings) -> float:
+    """Until a decode engine has the prompt, computed there or elsewhere."""
+    remote = soonest.get(engine.revision)
+    if remote is None or pricing.uncached(engine) <= settings.local_prefill_tokens:
+        return pricing.queue(engine) + pricing.compute(engine)
+    remote += pricing.transfer(engine)
+    return min(remote, pricing.queue(engine) + pricing.compute(engine)) if engine.prefills else remote
 
 
 def _place_prefill(
     request: RequestView,
     decode: EngineView,
-    engines: Sequence[EngineView],
-    model: EngineModel,
+    helpers: Sequence[EngineView],
+    waits: Sequence[float],
+    pricing: Pricing,
+    settings: Settings,
     random: float,
-    local_seconds: float,
 ) -> tuple[EngineView | None, Prefill, float]:
     """The engine that prefills for ``decode``, why, and the time until the prompt is there."""
-    candidates = [
-        engine
-        for engine in engines
-        if engine.usable
-        and engine.prefills
-        and engine.name != decode.name
-        and engine.revision == decode.revision
-        and engine.name not in request.avoid
-    ]
+    local = pricing.queue(decode) + pricing.compute(decode)
+    if not settings.disaggregated:
+        return None, Prefill.NOT_DISAGGREGATED, local
+    if not request.transferable:
+        return None, Prefill.UNSUITED, local
+    if pricing.uncached(decode) <= settings.local_prefill_tokens:
+        return None, Prefill.SHORT, local
+    transfer = pricing.transfer(decode)
+    candidates, costs = [], []
+    for helper, wait in zip(helpers, waits, strict=True):
+        if helper.revision == decode.revision and helper.name != decode.name:
+            candidates.append(helper)
+            costs.append(wait + transfer * distance(helper, decode))
     if not candidates:
-        return None, Prefill.NO_ENGINE, local_seconds
-    transfer = model.transfer_seconds(request.prompt_tokens)
-    costs = [
-        engine.prefill_backlog_seconds + model.prefill_seconds(request.uncached_on(engine)) + transfer
-        for engine in candidates
-    ]
-    best = _pick(costs, random)
-    if decode.prefills and local_seconds <= costs[best]:
-        return None, Prefill.CHEAPER_HERE, local_seconds
+        return None, Prefill.NO_ENGINE, local
+    loads = [engine.prefill_backlog_seconds for engine in candidates]
+    best = _pick(candidates, costs, loads, request.prefer, random)
+    if decode.prefills and local <= costs[best]:
+        return None, Prefill.CHEAPER_HERE, local
     return candidates[best], Prefill.REMOTE, costs[best]
 
 
-def _pick(costs: Sequence[float], random: float) -> int:
-    """Index of the lowest cost; of two near-ties drawn at random, the lower."""
+def _pick(
+    engines: Sequence[EngineView],
+    costs: Sequence[float],
+    loads: Sequence[float],
+    prefer: frozenset[str],
+    random: float,
+) -> int:
+    """Index of the lowest cost; of near-ties a preferred engine, else of two drawn at random the lower."""
     lowest = min(costs)
-    limit = lowest * (1 + NEAR_TIE)
+    limit = lowest + NEAR_TIE * loads[costs.index(lowest)] + EQUAL
     near = [index for index, cost in enumerate(costs) if cost <= limit]
     if len(near) == 1:
         return near[0]
+    if prefer:
+        preferred = [index for index in near if engines[index].name in prefer]
+        if preferred:
+            return min(preferred, key=costs.__getitem__)
     # One number serves for both draws: which pair of different engines, out of all ordered pairs.
     first, rest = divmod(int(random * len(near) * (len(near) - 1)), len(near) - 1)
     second = rest if rest < first else rest + 1
