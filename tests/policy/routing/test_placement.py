@@ -21,7 +21,7 @@ from paceline.policy.routing.placement import (
     has_prefill_room,
     has_room,
 )
-from paceline.policy.scaling.profiles import PROFILES, get_profile
+from paceline.policy.scaling.profiles import get_profile, known_profiles
 
 MODEL = NominalModel()
 PROFILE = get_profile("qwen3-32b-h200-tp2")
@@ -239,9 +239,9 @@ def test_near_ties_spread_over_all_that_tie_and_the_lower_of_two_wins() -> None:
     assert {place(LONG, *slightly, random=step / 100).decode.name for step in range(100)} == {"low"}
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize("name", sorted(known_profiles()))
 def test_the_default_threshold_is_where_a_transfer_starts_to_pay(name: str) -> None:
-    profile = PROFILES[name]
+    profile = known_profiles()[name]
     tokens = default_local_prefill_tokens(profile)
     assert 0 <= tokens <= 4096
     if 0 < tokens < 4096:
