@@ -1,0 +1,79 @@
+"""Text to token ids with a model's own tokenizer, through the cache of parts. Called by :mod:`.folder`, in a thread."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable
+from typing import Final
+
+from tokenizers import AddedToken, Tokenizer
+
+from paceline_worker.router.tokens.cache import PartCache
+from paceline_worker.router.tokens.cutting import cut, cut_tokens
+from paceline_worker.router.tokens.prompt import TokenIds
+
+_PROBES: Final = ("a", "Two words, and 3.", "\u00e9\u6587 \U0001f642\n")
+"""Texts by which is told what a tokenizer puts around every text."""
+
+
+class Encoder:
+    """A tokenizer that remembers. Safe to use in several threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer, cache: PartCache, *, cut_before: Iterable[str]) -> None:
+        """``cut_before``: special tokens that structure prompts."""
+        # Its own threads would take every core for one long prompt, the router's loop's among them.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._cache = cache
+        added: list[AddedToken] = list(tokenizer.get_added_tokens_decoder().values())
+        self._cuts = () if tokenizer.encode_special_tokens else cut_tokens(cut_before, added)
+        self._around = self._ask_around()
+        self.longest_token = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)
+        """In characters of the vocabulary: by it a text's tokens can't be fewer than so many."""
+
+    def encode(self, text: str, *, special_tokens: bool) -> TokenIds:
+        """Token ids; ``special_tokens``: with those that the tokenizer puts around a text by itself."""
+        if special_tokens and self._around is None:
+            return array("I", self._tokenizer.encode(text, add_special_tokens=True).ids)
+        result = array("I")
+        head, tail = self._around if special_tokens and self._around is not None else ((), ())
+        result.extend(head)
+        for tokens in self._parts(text):
+            result.extend(tokens)
+        result.extend(tail)
+        return result
+
+    def _parts(self, text: str) -> list[TokenIds]:
+        parts = cut(text, self._cuts)
+        # The last part is open: in the next turn it has grown.
+        found = [self._cache.get(part) for part in parts[:-1]]
+        missing = [part for part, tokens in zip(parts, found, strict=False) if tokens is None]
+        new = iter(self._encode_all([*missing, parts[-1]]))
+        result = [next(new) if tokens is None else tokens for tokens in [*found, None]]
+        for part, tokens, known in zip(parts, result, found, strict=False):
+            if known is None:
+                self._cache.put(part, tokens)
+        return result
+
+    def _encode_all(self, parts: list[str]) -> list[TokenIds]:
+        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        return [array("I", encoding.ids) for encoding in encodings]
+
+    def _ask_around(self) -> tuple[TokenIds, TokenIds] | None:
+        """Ids before and after every text; None if they are not the same for all."""
+        seen = {self._around_of(probe) for probe in _PROBES}
+        if len(seen) != 1:
+            return None
+        only = seen.pop()
+        return None if only is None else (array("I", only[0]), array("I", only[1]))
+
+    def _around_of(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        bare: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        full: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return tuple(full[:start]), tuple(full[start + len(bare) :])
+        return None
