@@ -11,10 +11,13 @@ import pytest
 import yaml
 
 from paceline.api.labels import GROUP, PLURAL, VERSION
+from paceline.policy.resources import install
 from tests.api.documents import ROOT
 from tests.kube.client import Kube, connect
 from tests.kube.cluster import HOW_TO_GET_ONE, api_server
 from tests.kube.kubelet import Kubelet
+from tests.kube.operators import Operator, running
+from tests.kube.scene import Scene
 from tests.kube.testbed import NEEDED, TestBed
 
 CRD_SECONDS = 60
@@ -101,3 +104,26 @@ def install_crd(kube: Kube, file: Path, served_at: str) -> None:
         served = served + 1 if status == 200 else 0
         assert time.monotonic() < deadline, answer
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def operator_account(testbed: TestBed) -> Path:
+    """A kubeconfig with the rights that the install manifest gives the operator. Its Deployment is left out."""
+    for manifest in install.manifests():
+        if manifest["kind"] not in {"CustomResourceDefinition", "Deployment"}:
+            document = yaml.safe_dump(manifest)
+            testbed.kubectl("apply", "-f", "-", stdin=document)
+    return testbed.account_kubeconfig(install.NAMESPACE, install.NAME)
+
+
+@pytest.fixture(scope="module")
+def operator(operator_account: Path, kubelet: Kubelet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator for all namespaces, shared by the tests of a module."""
+    with running(operator_account, tmp_path_factory.mktemp("operator") / "operator.log") as one:
+        yield one
+
+
+@pytest.fixture
+def scene(kube: Kube, kubelet: Kubelet, namespace: str) -> Scene:
+    """A deployment that nobody has applied yet."""
+    return Scene(kube, namespace)

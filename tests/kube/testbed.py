@@ -55,12 +55,13 @@ class TestBed:
         return Path(line.removeprefix("KUBECONFIG="))
 
     def kubectl(
-        self, *words: str, kubeconfig: Path | None = None, check: bool = True
+        self, *words: str, kubeconfig: Path | None = None, check: bool = True, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl."""
         with tempfile.TemporaryDirectory() as cache:
             done = subprocess.run(
                 [self._binary("kubectl"), "--cache-dir", cache, *words],
+                input=stdin,
                 env={"KUBECONFIG": str(kubeconfig or self.kubeconfig), "HOME": cache, "PATH": os.environ["PATH"]},
                 capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, cwd=ROOT,
             )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Operators as local processes, with the rights that the install manifest gives them and no more."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from tests.api.documents import ROOT
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, metrics_port: int) -> None:
+        self.process = process
+        self.log = log
+        self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the series of that name whose labels are among those given."""
+        text = httpx.get(self._metrics, timeout=5, trust_env=False).text
+        total = 0.0
+        for line in text.splitlines():
+            found = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
+            if found is None:
+                continue
+            have = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
+            if all(have.get(key) == value for key, value in labels.items()):
+                total += float(found[2])
+        return total
+
+    def requests(self, *verbs: str) -> float:
+        """Requests to the API server so far, by verb."""
+        return sum(self.metric("paceline_operator_api_requests_total", verb=verb) for verb in verbs)
+
+    def writes(self) -> float:
+        """Requests that change something, but for those that keep the lease."""
+        verbs = ("patch", "apply", "create", "update", "delete")
+        leases = sum(
+            self.metric("paceline_operator_api_requests_total", verb=verb, resource="leases.coordination.k8s.io")
+            for verb in verbs
+        )
+        return self.requests(*verbs) - leases
+
+    @property
+    def leads(self) -> bool:
+        """Whether it holds the lease."""
+        try:
+            return self.metric("paceline_operator_is_leader") == 1
+        except httpx.TransportError:
+            return False
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self) -> int:
+        """SIGTERM, as the kubelet does; its exit status."""
+        self.process.terminate()
+        return self._end()
+
+    def kill(self) -> int:
+        """SIGKILL: no chance to tidy up."""
+        self.process.kill()
+        return self._end()
+
+    def pause(self) -> None:
+        """Stop the process where it is, as a machine does that hangs."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def _end(self) -> int:
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def start(
+    kubeconfig: Path, log: Path, *flags: str, environment: Mapping[str, str] | None = None, identity: str = "operator"
+) -> Operator:
+    """Start an operator; it may not be ready yet."""
+    port = free_port()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PACELINE_", "KUBE"))}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "paceline.cli", "operator", "--metrics-port", str(port), *flags],
+            env={**inherited, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity, **(environment or {})},
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT,
+        )  # fmt: skip
+    return Operator(process, log, port)
+
+
+@contextmanager
+def running(
+    kubeconfig: Path, log: Path, *flags: str, environment: Mapping[str, str] | None = None, identity: str = "operator"
+) -> Iterator[Operator]:
+    """An operator that leads, until the end of the block."""
+    one = start(kubeconfig, log, *flags, environment=environment, identity=identity)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not one.leads:
+            assert one.process.poll() is None, f"the operator ended:\n{one.tail()}"
+            assert time.monotonic() < deadline, f"the operator does not lead:\n{one.tail()}"
+            time.sleep(0.1)
+        yield one
+    finally:
+        with suppress(ProcessLookupError):
+            one.resume()
+        one.stop()
