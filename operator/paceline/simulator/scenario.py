@@ -15,7 +15,7 @@ from paceline.errors import ConfigError
 from paceline.policy.resources import engine_profile, hardware_pools
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.scaling.profiles import PROFILES, get_profile
+from paceline.policy.scaling.profiles import get_profile, known_profiles
 from paceline.policy.scaling.settings import ForecastSettings, PoolSettings, ScalingSettings
 from paceline.simulator.router import RouterSettings
 from paceline.simulator.settings import Objective, PodHabits, SimSettings, Tiers
@@ -126,5 +126,5 @@ def _tiers(md: ModelDeployment, engine: EngineProfile) -> Tiers:
 def _unknown(md: ModelDeployment) -> str:
     raise ConfigError(
         f"{md.metadata.name}: no engine model is known for {md.spec.model.name} on this hardware. "
-        f"Choose one with --engine-profile: {', '.join(sorted(PROFILES))}."
+        f"Choose one with --engine-profile: {', '.join(sorted(known_profiles()))}."
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.scaling.profiles import PROFILES, get_profile
+from paceline.policy.scaling.profiles import get_profile, known_profiles
 
 QWEN = get_profile("qwen3-32b-h200-tp2")
 counts = st.integers(0, 100_000)
@@ -61,7 +61,7 @@ def test_a_profile_without_a_needed_figure_is_refused(field: str) -> None:
         dataclasses.replace(QWEN, **{field: 0})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize("profile", known_profiles().values(), ids=known_profiles())
 def test_every_known_profile_says_that_it_is_an_estimate_and_why(profile: EngineProfile) -> None:
     assert profile.estimate
-    assert profile.provenance
+    assert len(profile.provenance) > 20

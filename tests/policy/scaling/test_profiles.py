@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from paceline.errors import ConfigError
-from paceline.policy.scaling.profiles import PROFILES, find_profile, get_profile, kv_capacity_tokens
+from paceline.policy.scaling.hardware import find_gpu, find_model
+from paceline.policy.scaling.physics import Engine, Layout, Precision
+from paceline.policy.scaling.profiles import find_profile, get_profile, known_profiles, read_profiles
 
 SHARED_DATA = Path(os.environ.get("PACELINE_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 
@@ -39,24 +41,61 @@ def test_a_profile_is_found_by_model_product_and_tensor_parallelism(
     assert find_profile(model, product, tensor_parallel) == name
 
 
-def test_kv_capacity_is_what_the_weights_leave_free() -> None:
-    tokens = kv_capacity_tokens(
-        gpu_bytes=100e9, gpus=2, weight_bytes=40e9, kv_bytes_per_token=200_000, split_over_ranks=True
-    )
-    assert tokens == int((90e9 - 20e9 - 4 * 1024**3) / 100_000)
+def entry(**changes: object) -> str:
+    fields: dict[str, object] = {
+        "name": "mine", "model": "Mine", "accelerator": "h100", "tensor_parallel": 1, "prefill_ms": [4.0, 0.02, 1e-6],
+        "step_ms": [6.0, 0.01, 4e-5], "kv_capacity_tokens": 400_000, "kv_bytes_per_token": 131_072, "estimate": False,
+        "provenance": "measured by me",
+    } | changes  # fmt: skip
+    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items() if value is not None]
+    return "\n".join(["[[profile]]", *lines, ""])
 
 
-def test_a_latent_cache_is_held_whole_by_every_rank() -> None:
-    sizes = {"gpu_bytes": 100e9, "gpus": 8, "weight_bytes": 80e9, "kv_bytes_per_token": 70_000}
-    split = kv_capacity_tokens(**sizes, split_over_ranks=True)  # type: ignore[arg-type]
-    whole = kv_capacity_tokens(**sizes, split_over_ranks=False)  # type: ignore[arg-type]
-    assert split == pytest.approx(8 * whole, rel=1e-4)
+def test_a_profiles_file_holds_times_in_milliseconds() -> None:
+    profile = read_profiles(entry(), "mine.toml")["mine"]
+    assert profile.prefill_seconds(1000) == pytest.approx(0.004 + 0.02 + 0.0005)
+    assert profile.step_seconds(10, 1000) == pytest.approx(0.006 + 0.0001 + 0.00004)
+    assert profile.transfer_bandwidth == 40e9
 
 
-def test_weights_that_do_not_fit_leave_no_room() -> None:
-    assert not kv_capacity_tokens(
-        gpu_bytes=80e9, gpus=1, weight_bytes=140e9, kv_bytes_per_token=1, split_over_ranks=True
-    )
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"step_ms": [6.0, -0.01, 4e-5]}, r"Expected `float` >= 0.*step_ms"),
+        ({"step_ms": [0.0, 0.01, 4e-5]}, r"Expected `float` > 0.*step_ms"),
+        ({"prefill_ms": [4.0, 0.02]}, r"length 3.*prefill_ms"),
+        ({"provenance": ""}, "provenance"),
+        ({"estimate": None}, "estimate"),
+        ({"kv_capacity_tokens": 0}, "kv_capacity_tokens"),
+        ({"kv_capacity": 5}, "kv_capacity"),
+    ],
+)
+def test_a_bad_entry_is_refused_with_the_name_of_its_field(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"mine.toml: not valid engine profiles: .*{named}"):
+        read_profiles(entry(**changes), "mine.toml")
+
+
+def test_two_entries_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="same name"):
+        read_profiles(entry() + entry(), "mine.toml")
+
+
+def test_a_file_that_is_not_toml_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"mine.toml: not valid engine profiles"):
+        read_profiles("[[profile", "mine.toml")
+
+
+@pytest.mark.parametrize("name", sorted(known_profiles().keys() - {"tiny-cpu"}))
+def test_the_kv_capacity_of_a_known_profile_is_what_its_weights_leave_free(name: str) -> None:
+    profile = get_profile(name)
+    model, gpu = find_model(profile.model), find_gpu(profile.accelerator)
+    assert model is not None
+    assert gpu is not None
+    eight_bits = profile.model.endswith("-FP8") or profile.model == "DeepSeek-V3"
+    layout = Layout(tensor=profile.tensor_parallel, precision=Precision.FP8 if eight_bits else Precision.BF16)
+    room = Engine(model, gpu, layout).kv_capacity_tokens(utilisation=0.9, overhead_bytes=4 * 1024**3)
+    assert profile.kv_capacity_tokens == pytest.approx(room, rel=0.01)
+    assert profile.kv_bytes_per_token == Engine(model, gpu, layout).kv_bytes_per_token
 
 
 def test_the_profiles_hold_the_published_fits() -> None:
@@ -67,7 +106,7 @@ def test_the_profiles_hold_the_published_fits() -> None:
         quantised = "-FP8" if fit["options"].get("gemm_quant_mode") == "fp8" else ""
         name = find_profile(fit["model"] + quantised, fit["system"].replace("_", " "), fit["tensor_parallel"])
         assert name is not None
-        profile = PROFILES[name]
+        profile = get_profile(name)
         prefill = profile.prefill_base, profile.prefill_token, profile.prefill_attention
         step = profile.step_base, profile.step_sequence, profile.step_context
         assert [x * 1e3 for x in prefill] == pytest.approx([fit["prefill_ms"][k] for k in "abc"], rel=1e-5)

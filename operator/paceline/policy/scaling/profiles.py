@@ -1,31 +1,25 @@
-"""The engine profiles that Paceline knows by name, such as ``qwen3-32b-h200-tp2``.
+"""The engine profiles that Paceline knows by name, such as ``qwen3-32b-h200-tp2``: ``profiles.toml``, read when it is
+first asked for.
 
-The emulator's ``--profile``, the router's ``engineProfile`` and the planner look them up here. Step times are fits
-to the per-operation tables of aiconfigurator 0.12.0 (Apache-2.0) for vLLM 0.24.0: good to a few percent against that
-tool, not measured on hardware, so every profile says ``estimate``. A calibration on the engine itself replaces them.
-
-KV capacity is derived: ``(memory · utilisation − weights / gpus − overhead) / (KV bytes a token on one GPU)``.
-Grouped-query heads are split over the tensor parallel ranks; the latent cache of multi-head latent attention is held
-whole by each. Model shapes are those of the published ``config.json`` files.
+The emulator's ``--profile``, the router's ``engineProfile``, the planner and the simulator look them up here. Each says
+whether it was measured and where it comes from; a calibration on the engine itself replaces it.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import re
-from dataclasses import dataclass
-from typing import Final
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
 
 from paceline.errors import ConfigError
 from paceline.policy.scaling.perfmodel import EngineProfile
 
-__all__ = ["PROFILES", "find_profile", "get_profile", "kv_capacity_tokens"]
-
-GIB: Final = 1024**3
-
-GPU_MEMORY_UTILISATION: Final = 0.9
-"""vLLM's default ``--gpu-memory-utilization``."""
-GPU_OVERHEAD_BYTES: Final = 4 * GIB
-"""Activations, CUDA graphs and communication buffers of one GPU; an estimate."""
 TRANSFER_BYTES_PER_GPU: Final = 40e9
 """One 400 Gb/s NIC a GPU at 80%; an estimate."""
 TRANSFER_SETUP_SECONDS: Final = 0.005
@@ -35,117 +29,91 @@ HOST_BYTES_PER_GPU: Final = 40e9
 MAX_SEQS: Final = 256
 MAX_BATCHED_TOKENS: Final = 8192
 
-_FITTED: Final = "fit to the per-operation tables of aiconfigurator 0.12.0 (Apache-2.0) for vLLM 0.24.0; not hardware"
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    name: str
-    weight_bytes: float
-    kv_bytes_per_token: int
-    kv_split_over_ranks: bool = True
-
-
-_GPU_BYTES: Final = {"h100": 79.1 * GIB, "h200": 139.8 * GIB}
-
-_LLAMA_8B: Final = _Model("Llama-3.1-8B", 8.03e9 * 2, 2 * 32 * 8 * 128 * 2)
-_LLAMA_70B: Final = _Model("Llama-3.1-70B", 70.6e9 * 2, 2 * 80 * 8 * 128 * 2)
-_LLAMA_70B_FP8: Final = _Model("Llama-3.1-70B-FP8", 70.6e9, 2 * 80 * 8 * 128 * 2)
-_QWEN3_32B: Final = _Model("Qwen3-32B", 32.8e9 * 2, 2 * 64 * 8 * 128 * 2)
-_DEEPSEEK_V3: Final = _Model("DeepSeek-V3", 671e9, 61 * (512 + 64) * 2, kv_split_over_ranks=False)
-
-
-def kv_capacity_tokens(
-    *, gpu_bytes: float, gpus: int, weight_bytes: float, kv_bytes_per_token: int, split_over_ranks: bool
-) -> int:
-    """Tokens of KV cache that fit beside the weights, by the formula above; 0 if the weights don't fit."""
-    free = gpu_bytes * GPU_MEMORY_UTILISATION - weight_bytes / gpus - GPU_OVERHEAD_BYTES
-    on_one_gpu = kv_bytes_per_token / gpus if split_over_ranks else kv_bytes_per_token
-    return max(0, int(free / on_one_gpu))
-
-
-def _fitted(
-    model: _Model,
-    accelerator: str,
-    gpus: int,
-    prefill_ms: tuple[float, float, float],
-    step_ms: tuple[float, float, float],
-) -> EngineProfile:
-    return EngineProfile(
-        name=f"{model.name.lower()}-{accelerator}-tp{gpus}",
-        model=model.name,
-        accelerator=accelerator,
-        tensor_parallel=gpus,
-        prefill_base=prefill_ms[0] / 1e3,
-        prefill_token=prefill_ms[1] / 1e3,
-        prefill_attention=prefill_ms[2] / 1e3,
-        step_base=step_ms[0] / 1e3,
-        step_sequence=step_ms[1] / 1e3,
-        step_context=step_ms[2] / 1e3,
-        kv_capacity_tokens=kv_capacity_tokens(
-            gpu_bytes=_GPU_BYTES[accelerator],
-            gpus=gpus,
-            weight_bytes=model.weight_bytes,
-            kv_bytes_per_token=model.kv_bytes_per_token,
-            split_over_ranks=model.kv_split_over_ranks,
-        ),
-        kv_bytes_per_token=model.kv_bytes_per_token,
-        max_seqs=MAX_SEQS,
-        max_batched_tokens=MAX_BATCHED_TOKENS,
-        transfer_bandwidth=TRANSFER_BYTES_PER_GPU * gpus,
-        transfer_setup=TRANSFER_SETUP_SECONDS,
-        host_bandwidth=HOST_BYTES_PER_GPU * gpus,
-        estimate=True,
-        provenance=_FITTED,
-    )
-
-
-_TINY_CPU: Final = EngineProfile(
-    name="tiny-cpu",
-    model="tiny",
-    accelerator="cpu",
-    tensor_parallel=1,
-    prefill_base=0.004,
-    prefill_token=20e-6,
-    prefill_attention=2e-9,
-    step_base=0.005,
-    step_sequence=100e-6,
-    step_context=20e-9,
-    kv_capacity_tokens=131_072,
-    kv_bytes_per_token=2 * 2 * 2 * 32 * 2,
-    max_seqs=128,
-    max_batched_tokens=2048,
-    transfer_bandwidth=1e9,
-    transfer_setup=0.002,
-    host_bandwidth=4e9,
-    estimate=True,
-    provenance="round numbers in the range of a two-layer model on two CPU cores; for demos and tests",
-)
-
-_KNOWN: Final = (
-    _fitted(_DEEPSEEK_V3, "h200", 8, (38.511, 0.0471593, 9.94497e-7), (17.6131, 0.123537, 1.446648e-5)),
-    _fitted(_LLAMA_70B_FP8, "h100", 4, (9.52477, 0.0455007, 9.639313e-7), (10.7497, 0.0349429, 2.647346e-5)),
-    _fitted(_LLAMA_70B, "h100", 4, (10.0672, 0.0588778, 1.038666e-6), (15.1684, 0.0322778, 2.662507e-5)),
-    _fitted(_LLAMA_70B, "h200", 4, (7.39763, 0.0592424, 1.052424e-6), (12.1966, 0.0318000, 1.859411e-5)),
-    _fitted(_LLAMA_8B, "h100", 1, (4.14085, 0.0184685, 8.295163e-7), (6.41229, 0.0110714, 4.188364e-5)),
-    _fitted(_LLAMA_8B, "h200", 1, (2.86125, 0.0189763, 8.339694e-7), (4.92994, 0.0117947, 2.967809e-5)),
-    _fitted(_QWEN3_32B, "h100", 2, (10.2678, 0.0463942, 1.671077e-6), (13.6016, 0.0264246, 4.243859e-5)),
-    _fitted(_QWEN3_32B, "h200", 2, (7.83404, 0.0465316, 1.703414e-6), (10.6824, 0.0248906, 2.996359e-5)),
-    _TINY_CPU,
-)
-
-PROFILES: Final = {profile.name: profile for profile in _KNOWN}
-
+_FILE: Final = "profiles.toml"
 _WORD: Final = re.compile(r"[a-z0-9]+")
 _MODEL_NOISE: Final = re.compile(r"^meta-|-(instruct|chat|base|it)\b")
+
+_Coefficient = Annotated[float, Meta(ge=0)]
+_Positive = Annotated[float, Meta(gt=0)]
+_Count = Annotated[int, Meta(ge=1)]
+_Text = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class ProfileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[profile]]`` of a profiles file. The head of ``profiles.toml`` says what the fields mean."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=128)]
+    model: _Text
+    accelerator: _Text
+    tensor_parallel: _Count
+    prefill_ms: tuple[_Coefficient, _Coefficient, _Coefficient]
+    step_ms: tuple[_Positive, _Coefficient, _Coefficient]
+    kv_capacity_tokens: _Count
+    kv_bytes_per_token: _Count
+    max_seqs: _Count = MAX_SEQS
+    max_batched_tokens: _Count = MAX_BATCHED_TOKENS
+    host_tier_tokens: Annotated[int, Meta(ge=0)] = 0
+    transfer_bandwidth: _Positive | None = None
+    transfer_setup: _Coefficient = TRANSFER_SETUP_SECONDS
+    host_bandwidth: _Positive | None = None
+    estimate: bool
+    provenance: _Text
+
+    def profile(self) -> EngineProfile:
+        """The profile, in seconds."""
+        prefill, step = self.prefill_ms, self.step_ms
+        return EngineProfile(
+            name=self.name,
+            model=self.model,
+            accelerator=self.accelerator,
+            tensor_parallel=self.tensor_parallel,
+            prefill_base=prefill[0] / 1e3,
+            prefill_token=prefill[1] / 1e3,
+            prefill_attention=prefill[2] / 1e3,
+            step_base=step[0] / 1e3,
+            step_sequence=step[1] / 1e3,
+            step_context=step[2] / 1e3,
+            kv_capacity_tokens=self.kv_capacity_tokens,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            max_seqs=self.max_seqs,
+            max_batched_tokens=self.max_batched_tokens,
+            host_tier_tokens=self.host_tier_tokens,
+            transfer_bandwidth=self.transfer_bandwidth or TRANSFER_BYTES_PER_GPU * self.tensor_parallel,
+            transfer_setup=self.transfer_setup,
+            host_bandwidth=self.host_bandwidth or HOST_BYTES_PER_GPU * self.tensor_parallel,
+            estimate=self.estimate,
+            provenance=self.provenance,
+        )
+
+
+class _Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    profile: Annotated[tuple[ProfileEntry, ...], Meta(max_length=1000)]
+
+
+@cache
+def known_profiles() -> Mapping[str, EngineProfile]:
+    """By name, in the order of the file. Raises ConfigError if the file that came with the package is damaged."""
+    return read_profiles((pkgutil.get_data(__package__, _FILE) or b"").decode(), _FILE)
+
+
+def read_profiles(text: str, source: str) -> dict[str, EngineProfile]:
+    """Profiles of a TOML document. ``source`` names it in messages. Raises ConfigError, which names the field."""
+    try:
+        entries = msgspec.convert(tomllib.loads(text), _Profiles).profile
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{source}: not valid engine profiles: {error}.") from None
+    profiles = {entry.name: entry.profile() for entry in entries}
+    if len(profiles) < len(entries):
+        raise ConfigError(f"{source}: two engine profiles have the same name.")
+    return profiles
 
 
 def get_profile(name: str) -> EngineProfile:
     """The profile of that name. Raises ConfigError, which lists the known ones."""
     try:
-        return PROFILES[name]
+        return known_profiles()[name]
     except KeyError:
-        known = ", ".join(sorted(PROFILES))
+        known = ", ".join(sorted(known_profiles()))
         raise ConfigError(f"engine profile {name!r} is not known. Known profiles: {known}.") from None
 
 
@@ -157,7 +125,7 @@ def find_profile(model: str, product: str, tensor_parallel: int) -> str | None:
     """
     wanted = _MODEL_NOISE.sub("", model.rsplit("/", 1)[-1].lower())
     words = set(_WORD.findall(product.lower()))
-    for profile in _KNOWN:
+    for profile in known_profiles().values():
         if (
             profile.model.lower() == wanted
             and profile.accelerator in words
