@@ -96,9 +96,11 @@ def _tokenizer(folder: Path, config: Json, special: Mapping[str, Any]) -> Tokeni
             raise ConfigError(f"{folder}: engines use Mistral's own tokenizer ({pattern}), which the router has not.")
     file = folder / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_str(_load(file).decode())
+        text = _text(file)
     except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist; it is what exact token counts need.") from None
+        raise ConfigError(f"{file} does not exist; exact tokens need it.") from None
+    try:
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 - the library raises nothing more exact
         raise ConfigError(f"{file} is not a tokenizer: {error}") from None
     for _, token in sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0])):
@@ -125,7 +127,9 @@ def _special_tokens(config: Json, older: Json) -> dict[str, Any]:
     if "added_tokens_decoder" not in config:
         named.update((name, older[name]) for name in _NAMED if older.get(name))
     own = {
-        name: token for name, token in config.items() if name.endswith("_token") and isinstance(token, str) and token
+        name: token
+        for name, token in config.items()
+        if name.endswith("_token") and name not in _NAMED and isinstance(token, str)
     }
     extra = config.get("extra_special_tokens")
     return named | own | (extra if isinstance(extra, dict) else {})
@@ -141,7 +145,7 @@ def _templates(folder: Path, config: Json) -> dict[str, str]:
     if (folder / "chat_template.jinja").is_file():
         found["default"] = folder / "chat_template.jinja"
     if found:
-        return {name: _load(file).decode() for name, file in found.items()}
+        return {name: _text(file) for name, file in found.items()}
     given = config.get("chat_template") or _read(folder / "chat_template.json").get("chat_template") or {}
     if isinstance(given, str):
         return {"default": given}
@@ -158,6 +162,13 @@ def _read(file: Path) -> Json:
         return {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a JSON object: {error}") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return _load(file).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from None
 
 
 def _load(file: Path) -> bytes:
