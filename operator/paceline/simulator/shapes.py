@@ -16,7 +16,7 @@ from paceline.simulator.workload import JITTER_SECONDS
 from paceline.traces.record import Trace, TraceRequest, in_order
 
 INVERSION_SECONDS: Final = 600.0
-INVERSION_FACTOR: Final = 4
+INVERSION_FACTOR: Final = 8
 """By how much prompts shrink and outputs grow in every other period."""
 RAMP_SECONDS: Final = 600.0
 RAMP_FACTOR: Final = 5.0
@@ -26,7 +26,11 @@ BURST_FACTOR: Final = 4.0
 
 
 def inverted(trace: Trace, seed: int) -> Trace:  # noqa: ARG001 - nothing is drawn
-    """Periods of 10 minutes; in every other one prompts are a quarter as long and outputs four times."""
+    """Periods of 10 minutes; in every other one prompts are an eighth as long and outputs eight times.
+
+    So a load that keeps four prefill engines busy for each decode engine becomes one that keeps three decode engines
+    busy for each prefill engine.
+    """
 
     def invert(request: TraceRequest) -> TraceRequest:
         if not int(request.arrival_seconds // INVERSION_SECONDS) % 2:

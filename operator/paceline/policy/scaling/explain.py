@@ -29,7 +29,7 @@ def explain(
     feasible = sum(one.service_seconds <= traffic.objective.budget_seconds for one in requests)
     held = planned = None
     have, planned_for = sum(pool.ready_of(Role.PREFILL) for pool in pools), engines.get(Role.PREFILL, 0)
-    if have != planned_for:
+    if have != planned_for and not sizing.settings.aggregated:
         held = attainment_with(traffic, have, correction=correction)
         planned = attainment_with(traffic, planned_for, correction=correction)
     return Explanation(

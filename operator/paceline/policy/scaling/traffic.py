@@ -45,7 +45,7 @@ BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
 TREND_CAP_SECONDS: Final = 2.0
 """A prompt's work counts up to this for the trend."""
-MAX_GROWTH: Final = 8.0
+MAX_GROWTH: Final = 4.0
 """No part of the window is scaled up by more: a moment of silence says little about what follows."""
 
 
@@ -98,14 +98,22 @@ def measure(
     near: dict[Role, Sequence[Request]] = {}
     far: dict[Role, Sequence[Request]] = {}
     factors: dict[Role, tuple[float, float]] = {}
-    for role, weight in _WEIGHTS.items():
+    for role in settings.pools:
         near[role], far[role], factors[role] = requests, requests, (1.0, 1.0)
         if forecast.enabled:
-            trend = _trend(requests, [(max(one.start, begin), one.end) for one in intervals], weight)
-            soon = trend.rate_at(end + measured.flip_seconds)
+            trend = _trend(
+                requests,
+                [(max(one.start, begin), one.end) for one in intervals],
+                _WEIGHTS[role],
+                independent=settings.near_window_seconds,
+            )
+            soon = trend.forecast(end + measured.flip_seconds)
             later = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile)
-            near[role], far[role] = _at_rate(requests, trend, soon), _at_rate(requests, trend, later, least=season)
+            near[role] = _at_rate(requests, trend, soon)
+            # What was seen may come again before a pod would be ready: the window is never taken for less.
+            far[role] = _at_rate(requests, trend, later, least=max(1.0, season))
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
+    first, *_, last = [*settings.pools, *settings.pools]
     return Traffic(
         begin=begin,
         end=end,
@@ -118,10 +126,10 @@ def measure(
         outlook=Outlook(
             near_seconds=measured.flip_seconds,
             far_seconds=far_seconds,
-            prefill_near=factors[Role.PREFILL][0],
-            decode_near=factors[Role.DECODE][0],
-            prefill_far=factors[Role.PREFILL][1],
-            decode_far=factors[Role.DECODE][1],
+            prefill_near=factors[first][0],
+            decode_near=factors[last][0],
+            prefill_far=factors[first][1],
+            decode_far=factors[last][1],
             from_season=forecast.enabled and season > 1 and season >= max(far for _, far in factors.values()),
         ),
         objective=prefill_objective(requests, settings, models),
@@ -142,7 +150,11 @@ _WEIGHTS: Final = {Role.PREFILL: _prefill_weight, Role.DECODE: _decode_weight, R
 
 
 def _trend(
-    requests: Sequence[Request], intervals: Sequence[tuple[float, float]], weight: Callable[[Request], float]
+    requests: Sequence[Request],
+    intervals: Sequence[tuple[float, float]],
+    weight: Callable[[Request], float],
+    *,
+    independent: float,
 ) -> Trend:
     weights = [weight(request) for request in requests]
     total = math.fsum(weights)
@@ -152,15 +164,22 @@ def _trend(
         last = bisect_left(requests, (end,), lo=first)
         loads.append((begin, end, math.fsum(weights[first:last])))
         first = last
-    return fit_trend(loads, grain=math.fsum(one * one for one in weights) / total if total else 0.0)
+    grain = math.fsum(one * one for one in weights) / total if total else 0.0
+    return fit_trend(loads, grain=grain, independent=independent)
 
 
-def _at_rate(requests: Sequence[Request], trend: Trend, load: float, *, least: float = 1.0) -> Sequence[Request]:
+def _at_rate(requests: Sequence[Request], trend: Trend, load: float, *, least: float = 0.0) -> Sequence[Request]:
     """The window as if its load had been ``load`` all the time, or ``least`` times what it was if that is more."""
-    if not trend.slope and least <= 1:
+    if trend.flat and least <= 1:
         return requests
-    floor = least if least > 1 else 0.0
-    return scaled(requests, lambda at: min(max(load / trend.rate_at(at), floor), MAX_GROWTH))
+
+    def factor(at: float) -> float:
+        return min(max(load / trend.rate_at(at), least), MAX_GROWTH)
+
+    if trend.slope or trend.step_at is None:
+        return scaled(requests, factor)
+    step_at, before, after = trend.step_at, factor(-math.inf), factor(math.inf)
+    return scaled(requests, lambda at: before if at < step_at else after)
 
 
 def near_needs(
@@ -174,7 +193,7 @@ def near_needs(
 ) -> dict[Role, Need]:
     """What each role needs for the time that a flip takes. ``guess``: engines at the last decision."""
     begin = max(traffic.begin, traffic.end - settings.near_window_seconds)
-    recent = between(traffic.near[Role.PREFILL], begin, math.inf)
+    recent = between(traffic.near[Role.BOTH if settings.aggregated else Role.PREFILL], begin, math.inf)
     if settings.aggregated:
         return {Role.BOTH: _both(traffic, recent, settings, models, seconds=traffic.end - begin, guess=guess)}
     waiting = observation.queued_seconds + math.fsum(engine.waiting_seconds for engine in observation.engines)
