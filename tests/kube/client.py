@@ -21,6 +21,7 @@ Manifest = dict[str, Any]
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
 POLL_SECONDS = 0.1
 PLURALS = {"networkpolicy": "networkpolicies"}
 

@@ -27,11 +27,10 @@ from typing import Any
 
 import aiohttp
 
-from tests.kube.client import Access, Manifest, access
+from tests.kube.client import STRATEGIC, Access, Manifest, access
 from tests.kube.pods import PodProcess, ProcessSettings
 
 PULSE_SECONDS = 0.1
-STRATEGIC = "application/strategic-merge-patch+json"
 WRITERS = 16
 OWN_CONDITIONS = ("Initialized", "ContainersReady", "Ready", "PodScheduled")
 
@@ -280,7 +279,7 @@ class _Life:
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
             ready = False
         elif self._settings is not None:
-            ready = self.process is not None and self.process.ready
+            ready = ready and self.process is not None and self.process.ready
         present = {one["type"]: one["status"] for one in self.pod["status"].get("conditions", [])}
         gates = [gate["conditionType"] for gate in self.pod["spec"].get("readinessGates", [])]
         open_gates = all(present.get(gate) == "True" for gate in gates)

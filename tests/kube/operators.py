@@ -19,6 +19,7 @@ from tests.api.documents import ROOT
 
 START_SECONDS = 60
 STOP_SECONDS = 20
+PROGRAM = Path(sys.executable).with_name("paceline")
 
 
 class Operator:
@@ -105,7 +106,7 @@ def start(
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PACELINE_", "KUBE"))}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "paceline.cli", "operator", "--metrics-port", str(port), *flags],
+            [PROGRAM, "operator", "--metrics-host", "127.0.0.1", "--metrics-port", str(port), *flags],
             env={**inherited, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity, **(environment or {})},
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT,
         )  # fmt: skip

@@ -13,8 +13,8 @@ from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, from_manifest
 from paceline.policy.resources import OPTIONAL_KINDS, children
 from tests.api.documents import minimal_manifest
-from tests.kube.client import Kube, Manifest, condition, until
-from tests.kube.kubelet import STRATEGIC, Kubelet
+from tests.kube.client import STRATEGIC, Kube, Manifest, condition, until
+from tests.kube.kubelet import Kubelet
 from tests.kube.testbed import TestBed
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]

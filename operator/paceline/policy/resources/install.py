@@ -170,10 +170,11 @@ def _container() -> Manifest:
         "name": "operator",
         "image": IMAGE,
         "command": ["paceline", "operator"],
+        "args": ["--metrics-host", "0.0.0.0", "--metrics-port", str(ADMIN_PORT)],  # noqa: S104 - the pod's own address
         "env": pod_identity(),
         "ports": [{"name": "admin", "containerPort": ADMIN_PORT}],
         "startupProbe": http_probe("/healthz", period_seconds=1, failures=60),
-        "readinessProbe": http_probe("/healthz", period_seconds=5, failures=2),
+        "readinessProbe": http_probe("/readyz", period_seconds=5, failures=2),
         "livenessProbe": http_probe("/healthz", period_seconds=10, failures=6, timeout_seconds=5),
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
         "volumeMounts": [
