@@ -8,7 +8,8 @@
     ├── ConfigurationImpossible    valid by itself, but this machine can't do it (need and have are named)
     ├── TraceError                 a trace file can't be read at all (bad rows are counted, not raised)
     ├── EngineError                an engine did not start, died, or answered garbage
-    └── LocalRuntimeError          the embedded cluster can't go on (port in use, a child that won't start)
+    ├── LocalRuntimeError          the embedded cluster can't go on (port in use, a child that won't start)
+    └── ClusterError               a Kubernetes API server refuses a request or can't be reached
 
 The command line prints the message of a ``PacelineError`` and exits with its ``exit_code``; anything else is a bug.
 """
@@ -85,3 +86,9 @@ class LocalRuntimeError(PacelineError):
     """The embedded cluster can't start or can't go on."""
 
     exit_code = 5
+
+
+class ClusterError(PacelineError):
+    """A Kubernetes API server refuses a request or can't be reached. The controller has one subclass a cause."""
+
+    exit_code = 6

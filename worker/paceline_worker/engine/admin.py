@@ -57,9 +57,12 @@ class AdminServer:
 
     async def _state(self, _: web.Request) -> web.Response:
         status = self._status
+        held = False
         if status.state in (State.READY, State.DRAINING):
             load = await self._client.load()
             status.in_flight = None if load is None else load.in_flight
+            # Blocks that are in use while nothing runs are kept for a decode engine that has not fetched them yet.
+            held = load is not None and load.in_flight == 0 and load.cache_use > 0
         return web.json_response(
             {
                 "state": status.state.value,
@@ -67,6 +70,7 @@ class AdminServer:
                 "startId": status.start_id,
                 "pid": status.pid,
                 "inFlight": status.in_flight,
+                "heldBlocks": held,
             }
         )
 

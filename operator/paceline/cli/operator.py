@@ -1,0 +1,121 @@
+"""``paceline operator``: run the operator against a Kubernetes API server. Checks flags and environment; the controller
+does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+
+import click
+
+from paceline.errors import ConfigError
+
+
+@click.command()
+@click.option(
+    "--namespace", metavar="NAME", envvar="PACELINE_NAMESPACE", help="Look after this one only. Default: all."
+)
+@click.option(
+    "--lease-namespace",
+    metavar="NAME",
+    envvar="POD_NAMESPACE",
+    default="paceline-system",
+    show_default=True,
+    help="Where replicas agree on who acts. [env: POD_NAMESPACE]",
+)
+@click.option(
+    "--lease-seconds",
+    type=click.IntRange(3, 300),
+    default=15,
+    show_default=True,
+    help="How long a replica that went silent keeps others from acting.",
+)
+@click.option("--identity", metavar="NAME", envvar="POD_NAME", help="Of this replica. [env: POD_NAME]")
+@click.option(
+    "--metrics-host",
+    default="0.0.0.0",  # noqa: S104 - probes and Prometheus come from outside the pod
+    show_default=True,
+    help="Address of /metrics and probes.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of /metrics, /healthz and /readyz; 0 takes any free one.",
+)
+@click.option(
+    "--engine-image",
+    envvar="PACELINE_ENGINE_IMAGE",
+    metavar="IMAGE",
+    help="Engine image where the resource names none. [env: PACELINE_ENGINE_IMAGE]",
+)
+@click.option(
+    "--router-image",
+    envvar="PACELINE_ROUTER_IMAGE",
+    metavar="IMAGE",
+    help="Router image where the resource names none. [env: PACELINE_ROUTER_IMAGE]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="ModelDeployments that are worked on at the same time.",
+)
+@click.option(
+    "--resync-seconds",
+    type=click.IntRange(5, 86_400),
+    default=300,
+    show_default=True,
+    help="Time after which each ModelDeployment is looked at again, whatever happened.",
+)
+@click.option("--debug", is_flag=True, help="Log more.")
+def operator(
+    namespace: str | None,
+    lease_namespace: str,
+    lease_seconds: int,
+    identity: str | None,
+    metrics_host: str,
+    metrics_port: int,
+    engine_image: str | None,
+    router_image: str | None,
+    workers: int,
+    resync_seconds: int,
+    debug: bool,
+) -> int:
+    """Keep a cluster true to its ModelDeployments. Finds the API server by KUBECONFIG or its own ServiceAccount."""
+    import asyncio
+
+    from paceline.controller.operator import configure_logging, run_operator
+    from paceline.controller.settings import CRASH_ENV, OperatorSettings
+    from paceline.policy.resources import Images
+
+    defaults = Images()
+    settings = OperatorSettings(
+        # Unique even where two containers of one name run: an identity that is taken over would be two leaders.
+        identity=f"{identity or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        namespace=namespace,
+        lease_namespace=lease_namespace,
+        lease_seconds=lease_seconds,
+        images=Images(engine=engine_image or defaults.engine, router=router_image or defaults.router),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        workers=workers,
+        resync_seconds=resync_seconds,
+        crash_after_writes=_positive(CRASH_ENV),
+    )
+    configure_logging(debug=debug)
+    asyncio.run(run_operator(settings))
+    return 0
+
+
+def _positive(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name} is {text!r}; it must be a whole number from 1.")
+    return int(text)

@@ -1,0 +1,209 @@
+"""The tasks of one replica: watches, the lease, workers over the queue, and the timers that make it level-triggered.
+
+kopf starts and stops it, and feeds it ModelDeployments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+import kopf
+
+from paceline.clock import Clock
+from paceline.controller.api import Json, KubeApi
+from paceline.controller.http import OperatorServer
+from paceline.controller.kinds import CHILDREN, MODEL_DEPLOYMENT, discover
+from paceline.controller.lease import LeaderLease
+from paceline.controller.metrics import OperatorMetrics
+from paceline.controller.queue import WorkQueue
+from paceline.controller.reconcile import Reconciler, SpecTargets, Targets
+from paceline.controller.refusals import NotLeader
+from paceline.controller.settings import OperatorSettings
+from paceline.controller.state import ClusterState, Key, key_of
+from paceline.controller.watch import WatchCache
+from paceline.controller.workers import EngineWorkers
+from paceline.controller.writer import Writer
+from paceline.errors import ClusterError
+
+GATHER_SECONDS: Final = 0.05
+"""Pause between a change and its pass: one write of ours comes back as several events."""
+DISCOVERY_SECONDS: Final = 300.0
+"""Time between two looks at which kinds the cluster has."""
+SYNC_POLL_SECONDS: Final = 0.1
+PAUSE_SECONDS: Final = 2.0
+"""Before something that concerns the whole operator is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+class Operator:
+    """One replica of the operator. :meth:`start` it, feed it with :meth:`seen` and :meth:`gone`, :meth:`stop` it."""
+
+    def __init__(
+        self,
+        connect: Callable[[], kopf.ConnectionInfo],
+        settings: OperatorSettings,
+        clock: Clock,
+        *,
+        targets: Targets | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._metrics = OperatorMetrics()
+        self._queue: WorkQueue[Key] = WorkQueue(self._metrics.queue_length)
+        self._api = KubeApi(connect, self._metrics)
+        self._workers = EngineWorkers()
+        self._server = OperatorServer(self._metrics, self.trouble)
+        self._lease = LeaderLease(
+            self._api,
+            namespace=settings.lease_namespace,
+            identity=settings.identity,
+            duration_seconds=settings.lease_seconds,
+            clock=clock,
+            changed=self._lead,
+        )
+        writer = Writer(self._api, may_write=lambda: self._lease.valid, crash_after_writes=settings.crash_after_writes)
+        self._state = ClusterState(
+            self._api, namespace=settings.namespace, metrics=self._metrics, changed=self._has_changed
+        )
+        self._reconciler = Reconciler(
+            self._state, writer, self._workers, targets or SpecTargets(), settings=settings, clock=clock
+        )
+        self._leads = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when a task ended that must not."""
+
+    async def start(self) -> None:
+        """Start all tasks. Raises ConfigError when the metrics port is taken."""
+        await self._server.start(self._settings.metrics_host, self._settings.metrics_port)
+        self._run("watch pods", self._state.pods.run())
+        self._run("discover kinds", self._discover())
+        self._run("hold the lease", self._lease.run())
+        self._run("look at everything", self._resync())
+        for number in range(self._settings.workers):
+            self._run(f"worker {number}", self._work())
+
+    async def stop(self) -> None:
+        """Stop all tasks and hand the lease over."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._lease.release()
+        except ClusterError as error:
+            log.warning("the lease was not released, another replica waits for its end: %s", error)
+        await self._workers.close()
+        await self._server.stop()
+        await self._api.close()
+
+    def seen(self, resource: Json) -> None:
+        """A ModelDeployment is there, or is another one than before."""
+        self._state.put_resource(resource)
+
+    def gone(self, resource: Json) -> None:
+        """A ModelDeployment was deleted."""
+        self._state.remove_resource(key_of(resource))
+
+    def trouble(self) -> str | None:
+        """Why this replica could not lead just now; None when it could."""
+        return self._state.trouble()
+
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
+            log.error("%s failed", task.get_name(), exc_info=error)
+            self.failed.set_exception(error)
+
+    def _has_changed(self, key: Key) -> None:
+        self._queue.add(key, GATHER_SECONDS)
+
+    def _lead(self, leading: bool) -> None:
+        self._metrics.is_leader.set(int(leading))
+        if leading:
+            self._leads.set()
+            self._add_all(self._state.keys())
+        else:
+            self._leads.clear()
+
+    def _add_all(self, keys: Iterable[Key], over_seconds: float = 0.0) -> None:
+        """Have all ``keys`` looked at, spread evenly over a time."""
+        everyone = list(keys)
+        for number, key in enumerate(everyone):
+            self._queue.add(key, over_seconds * number / len(everyone))
+
+    async def _discover(self) -> None:
+        """Follow which kinds the cluster has, and watch those that we make."""
+        while True:
+            try:
+                available = await discover(self._api, CHILDREN)
+            except ClusterError as error:
+                log.warning("can't find out which kinds the cluster has: %s", error)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            if available != self._state.available:
+                new: tuple[WatchCache[Json], ...] = self._state.see_kinds(available)
+                for cache in new:
+                    self._run(f"watch {cache.kind.resource}", cache.run())
+                self._add_all(self._state.keys())
+            await asyncio.sleep(DISCOVERY_SECONDS)
+
+    async def _resync(self) -> None:
+        """List ModelDeployments now and then: events may have been missed, and what fails silently shows."""
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                found, _ = await self._api.list(
+                    MODEL_DEPLOYMENT.collection(self._settings.namespace), resource=MODEL_DEPLOYMENT.resource
+                )
+            except ClusterError as error:
+                log.warning("can't list ModelDeployments: %s", error)
+                continue
+            for resource in found:
+                self._state.put_resource(resource)
+            keys = {key_of(resource) for resource in found}
+            for key in set(self._state.keys()) - keys:
+                self._state.remove_resource(key)
+            self._add_all(keys, over_seconds=self._settings.resync_seconds / 2)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._leads.wait()
+            if self._state.trouble() is not None:
+                # A pass that sees half of the cluster would do harm.
+                await asyncio.sleep(SYNC_POLL_SECONDS)
+                continue
+            key = await self._queue.get()
+            start = loop.time()
+            try:
+                outcome = await self._pass(key)
+            finally:
+                self._queue.done(key)
+            self._metrics.reconciled(outcome, loop.time() - start)
+
+    async def _pass(self, key: Key) -> str:
+        try:
+            again = await self._reconciler.reconcile(key)
+        except NotLeader:
+            return "not_leader"
+        except ClusterError as error:
+            pause = self._queue.retry(key)
+            log.warning("%s/%s: %s; again in %.1f s", *key, error, pause)
+            return "failed"
+        except Exception:  # the root of a pass: a bug in one must not stop the others
+            pause = self._queue.retry(key)
+            log.exception("%s/%s: this should not happen; again in %.1f s", *key, pause)
+            return "bug"
+        self._queue.succeeded(key)
+        if again is not None:
+            self._queue.add(key, again)
+        return "done"

@@ -1,0 +1,305 @@
+"""One pass over one ModelDeployment: read caches, compute, write differences, report. Called by the operator's
+workers.
+
+A pass starts from what the cluster shows and remembers nothing that matters, so it may end between any two writes and
+be done again by another process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
+
+from paceline.api import labels
+from paceline.api.conditions import ConditionType, Finding, Reason, merge
+from paceline.api.v1alpha1 import ConditionStatus, ModelDeployment
+from paceline.api.wire import Role
+from paceline.clock import Clock
+from paceline.controller.acceptance import Accepted, accept
+from paceline.controller.api import Json
+from paceline.controller.apply import AppliedAsIs, differences, edited_by_hand, stamped
+from paceline.controller.events import Events
+from paceline.controller.execute import Executor
+from paceline.controller.kinds import CONFIG_MAP, DEPLOYMENT, WORKLOADS, kind_of
+from paceline.controller.refusals import ApiError, Conflict, Forbidden, Invalid, NotFound, NotLeader
+from paceline.controller.report import Reporter, read_status
+from paceline.controller.settings import OperatorSettings
+from paceline.controller.state import ClusterState, Key
+from paceline.controller.workers import EngineWorkers
+from paceline.controller.writer import Writer
+from paceline.errors import ClusterError
+from paceline.policy.lifecycle.actions import Action, CreateWorkload
+from paceline.policy.lifecycle.garbage import unreferenced_config_maps
+from paceline.policy.lifecycle.observed import Pod, Trouble, read_workload, workload_trouble
+from paceline.policy.lifecycle.plan import Plan, default_counts, plan_engines
+from paceline.policy.resources import Children, EngineChildren, HardwarePool, revision
+from paceline.policy.resources.accepted import accepted_name, accepted_spec
+from paceline.policy.resources.router import SERVICE_PORT
+from paceline.policy.status import RouterView, Seen, make_status
+
+FIELDS_NAMED: Final = 3
+"""Fields that a message about a hand-made edit names."""
+CONFLICT_SECONDS: Final = 0.2
+"""Pause before a pass that acted on an old version is done again: the watch has brought the new one by then."""
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Targets(Protocol):
+    """Who says how many engines there should be."""
+
+    def counts(self, md: ModelDeployment, pools: Sequence[HardwarePool]) -> Mapping[Role, int]:
+        """Engines by role, now."""
+        ...
+
+
+class SpecTargets:
+    """The minimum of every role, as the spec says: what holds until a planner sizes the pools."""
+
+    def counts(self, md: ModelDeployment, pools: Sequence[HardwarePool]) -> Mapping[Role, int]:
+        """See :class:`Targets`."""
+        del md
+        return default_counts(pools)
+
+
+class Reconciler:
+    """Makes the cluster true to one ModelDeployment at a time."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        writer: Writer,
+        workers: EngineWorkers,
+        targets: Targets,
+        settings: OperatorSettings,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._writer = writer
+        self._workers = workers
+        self._targets = targets
+        self._settings = settings
+        self._clock = clock
+        self._events = Events(writer, clock, settings.identity)
+        self._executor = Executor(state, writer, self._events, clock)
+        self._reporter = Reporter(state, writer, self._events, clock)
+        self._as_is = AppliedAsIs()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; seconds until the next one is due by itself. Raises ClusterError where it has to be done again."""
+        raw = self._state.resource(key)
+        if raw is None or raw["metadata"].get("deletionTimestamp") is not None:
+            # Children go with their owner; engines drain on SIGTERM like on any other deletion of their pods.
+            return None
+        kept = self._state.child(key, CONFIG_MAP, accepted_name(raw["metadata"]["name"]))
+        acceptance = accept(raw, kept, images=self._settings.images, kinds=self._state.available)
+        if acceptance.accepted is None:
+            await self._refuse(raw, acceptance.problem)
+            return None
+        work = _Pass(self, raw, key, acceptance.accepted)
+        return await work.run(acceptance.problem)
+
+    async def _refuse(self, raw: Json, problem: Finding | None) -> None:
+        """Nothing is in force and nothing is touched: say why."""
+        before, now, generation = read_status(raw), self._reporter.now(), raw["metadata"]["generation"]
+        findings = [problem] if problem is not None else []
+        findings += [Finding(ConditionType.READY, each.status, each.reason, each.message) for each in findings]
+        after = before.model_copy(
+            update={
+                "observed_generation": generation,
+                "conditions": merge(before.conditions, findings, now=now, generation=generation),
+            }
+        )
+        await self._reporter.report(raw, before, after)
+
+
+class _Pass:
+    """The state of one pass. It ends with it."""
+
+    def __init__(self, owner: Reconciler, raw: Json, key: Key, accepted: Accepted) -> None:
+        self._raw = raw
+        self._key = key
+        self._md = accepted.md
+        self._spec = accepted.spec
+        self._children: Children = accepted.children
+        self._problems: list[Finding] = []
+        self._failure: ClusterError | None = None
+        self._state = owner._state
+        self._writer = owner._writer
+        self._workers = owner._workers
+        self._targets = owner._targets
+        self._settings = owner._settings
+        self._clock = owner._clock
+        self._events = owner._events
+        self._executor = owner._executor
+        self._reporter = owner._reporter
+        self._as_is = owner._as_is
+
+    async def run(self, problem: Finding | None) -> float | None:
+        if problem is not None:
+            self._problems.append(problem)
+        pools = [engine.pool for engine in self._children.engines]
+        counts = self._targets.counts(self._md, pools)
+        pods = self._state.pods_of(self._key)
+        leaving = [pod for pod in pods if pod.asked_to_drain and not pod.deleting and not pod.drained]
+        idle = await self._workers.drain(leaving)
+        plan = plan_engines(
+            self._md,
+            self._children.engines,
+            counts,
+            workloads=[read_workload(raw) for raw in self._state.children(self._key, *WORKLOADS)],
+            pods=pods,
+            now=self._clock.wall(),
+            idle=idle,
+        )
+        for manifest in (*self._supporting(), *self._current_workloads(plan)):
+            await self._attempt(self._apply, manifest)
+        for action in plan.actions:
+            await self._attempt(self._act, action)
+        for name, uid in unreferenced_config_maps(
+            self._state.children(self._key, CONFIG_MAP), self._children.manifests(), self._templates(), pods
+        ):
+            await self._attempt(self._remove_config_map, (name, uid))
+        await self._report(plan, pods)
+        if isinstance(self._failure, Conflict):
+            return CONFLICT_SECONDS
+        if self._failure is not None:
+            raise self._failure
+        return plan.look_again_seconds
+
+    def _supporting(self) -> list[Json]:
+        """Everything but the engines' workloads."""
+        workloads = {engine.workload["metadata"]["name"] for engine in self._children.engines}
+        made = self._children.manifests()
+        others = [each for each in made if each["metadata"]["name"] not in workloads or kind_of(each) not in WORKLOADS]
+        return [accepted_spec(self._md, self._spec), *others]
+
+    def _current_workloads(self, plan: Plan) -> list[Json]:
+        """Workloads of the wanted templates that exist, at the size that they have: in case somebody edited them."""
+        result = []
+        for view in plan.views:
+            workload = view.current.workload
+            if workload is not None and not workload.deleting:
+                result.append(_sized(self._engine(view.name).workload, workload.replicas))
+        return result
+
+    def _engine(self, pool: str) -> EngineChildren:
+        return next(engine for engine in self._children.engines if engine.pool.name == pool)
+
+    def _templates(self) -> list[Json]:
+        """Workloads in the cluster, whose pods may still read a ConfigMap of an older revision."""
+        return list(self._state.children(self._key, *WORKLOADS))
+
+    async def _attempt(self, do: Callable[[T], Awaitable[None]], what: T) -> None:
+        """Do one thing; what fails becomes a condition, and the rest goes on."""
+        try:
+            await do(what)
+        except NotLeader:
+            raise
+        except NotFound as error:
+            log.debug("%s; the next pass will see why", error)
+            self._failure = self._failure or Conflict(error.verb, error.resource, error.code, error.reason, str(error))
+        except Conflict as error:
+            log.info("%s; done again on what is there now", error)
+            self._failure = self._failure or error
+        except ClusterError as error:
+            log.warning("%s/%s: %s", *self._key, error)
+            self._problems.append(_finding(error))
+            if not isinstance(self._failure, ClusterError) or isinstance(self._failure, Conflict):
+                self._failure = error
+
+    async def _apply(self, manifest: Json) -> None:
+        kind = kind_of(manifest)
+        wanted = stamped(manifest)
+        found = self._state.child(self._key, kind, wanted["metadata"]["name"])
+        if found is not None:
+            if self._as_is.is_current(kind.id, wanted, found) or not differences(wanted, found):
+                return
+            if edited := edited_by_hand(wanted, found):
+                fields = ", ".join(edited[:FIELDS_NAMED])
+                message = f"{kind.kind} {wanted['metadata']['name']} was changed by hand ({fields}); it is put back."
+                await self._events.write(self._raw, "ChildRestored", message, warning=True)
+        answer = await self._writer.apply(kind, wanted)
+        self._as_is.remember(kind.id, wanted, answer)
+        self._state.caches[kind.id].put(answer)
+
+    async def _act(self, action: Action) -> None:
+        if not isinstance(action, CreateWorkload):
+            await self._executor.carry_out(action, self._raw)
+            return
+        engine = self._engine(action.pool)
+        if kind_id(engine.workload) in self._state.available:
+            await self._apply(_sized(engine.workload, action.replicas))
+            name = engine.workload["metadata"]["name"]
+            await self._events.write(self._raw, "WorkloadCreated", f"{name} starts with {action.replicas} engines.")
+
+    async def _remove_config_map(self, which: tuple[str, str]) -> None:
+        name, uid = which
+        await self._writer.delete(CONFIG_MAP, self._key.namespace, name, uid)
+        self._as_is.forget(CONFIG_MAP.id, self._key.namespace, name)
+
+    async def _report(self, plan: Plan, pods: Sequence[Pod]) -> None:
+        before = read_status(self._raw)
+        seen = Seen(
+            views=plan.views,
+            router=self._router(pods),
+            revision=revision(self._md, self._settings.images),
+            engine_trouble=_engine_trouble(plan, pods),
+            problems=tuple(self._problems),
+            missing_kinds=self._children.missing,
+            limited=any(view.total < sum(view.wanted.values()) for view in plan.views),
+        )
+        after = make_status(
+            self._md, before, seen, generation=self._raw["metadata"]["generation"], now=self._reporter.now()
+        )
+        await self._reporter.report(self._raw, before, after)
+
+    def _router(self, pods: Sequence[Pod]) -> RouterView:
+        service = self._children.router.service["metadata"]
+        deployment = self._state.child(self._key, DEPLOYMENT, self._children.router.deployment["metadata"]["name"])
+        status = (deployment or {}).get("status") or {}
+        routers = [pod for pod in pods if pod.component == labels.COMPONENT_ROUTER and not pod.deleting]
+        trouble = workload_trouble(status) or next((pod.trouble for pod in routers if pod.trouble), None)
+        return RouterView(
+            desired=self._md.spec.routing.replicas,
+            ready=sum(pod.ready for pod in routers),
+            trouble=trouble,
+            endpoint=f"http://{service['name']}.{service['namespace']}.svc:{SERVICE_PORT}",
+        )
+
+
+def kind_id(manifest: Json) -> str:
+    """``apiVersion/Kind``."""
+    return f"{manifest['apiVersion']}/{manifest['kind']}"
+
+
+def _sized(workload: Json, replicas: int) -> Json:
+    return {**workload, "spec": {**workload["spec"], "replicas": replicas}}
+
+
+def _engine_trouble(plan: Plan, pods: Sequence[Pod]) -> tuple[Trouble, ...]:
+    """What keeps engines from being ready, what concerns the wanted template first."""
+    workloads = [group.workload for view in plan.views for group in view.groups if group.workload is not None]
+    templates = {view.template for view in plan.views}
+    members = [pod for pod in pods if pod.component != labels.COMPONENT_ROUTER and not pod.deleting and not pod.ready]
+    ordered = sorted(members, key=lambda pod: (pod.template not in templates, pod.name))
+    found = [workload.trouble for workload in workloads] + [pod.trouble for pod in ordered]
+    return tuple(trouble for trouble in found if trouble is not None)
+
+
+def _finding(error: ClusterError) -> Finding:
+    """What a user reads about a request that failed."""
+    if isinstance(error, Forbidden):
+        if "exceeded quota" in str(error):
+            return Finding(ConditionType.PROGRESSING, ConditionStatus.FALSE, Reason.QUOTA_EXCEEDED, str(error))
+        message = f"The operator may not {error.verb} {error.resource}. Allow it in the operator's ClusterRole. {error}"
+        return Finding(ConditionType.PROGRESSING, ConditionStatus.FALSE, Reason.FORBIDDEN, message)
+    if isinstance(error, Invalid):
+        message = f"The API server refuses a child that the spec asks for. {error}"
+        return Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, Reason.CHILD_REFUSED, message)
+    reason = Reason.API_SERVER_TROUBLE
+    verb = f"{error.verb} {error.resource}" if isinstance(error, ApiError) else "a request"
+    return Finding(ConditionType.PROGRESSING, ConditionStatus.FALSE, reason, f"The API server fails {verb}. {error}")

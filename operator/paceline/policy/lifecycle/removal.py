@@ -1,0 +1,89 @@
+"""How an engine leaves without losing a request: told to drain, waited for, out of service, and only then removed.
+
+The order is that of the design: stop new work, wait until nothing is in flight and no KV transfer is pending, gate
+False and deletion cost, lower ``replicas``. A ReplicaSet removes unready pods first, so the drained pod is the one that
+goes; if it takes another one that was unready too, the drained pod is deleted by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from paceline.policy.lifecycle.actions import (
+    Action,
+    BeginDrain,
+    CreateWorkload,
+    DeletePod,
+    DeleteWorkload,
+    FinishDrain,
+    SetReplicas,
+)
+from paceline.policy.lifecycle.observed import Pod
+from paceline.policy.lifecycle.sizes import Sizes
+from paceline.policy.lifecycle.view import Group, PoolView
+
+ROUTERS_LEARN_SECONDS: Final = 2.0
+"""Time for every router to see a drain before "nothing in flight" is believed."""
+
+
+def drain_steps(view: PoolView, sizes: Sizes, now: float) -> Iterator[Action]:
+    """Begin and finish drains. ``now`` in seconds since the epoch."""
+    for group in view.groups:
+        for pod in group.live:
+            if pod.name in sizes.leaving:
+                yield BeginDrain(pod.name, sizes.leaving[pod.name])
+            elif pod.asked_to_drain and pod.drain_started is None:
+                yield BeginDrain(pod.name, "its annotation was set by hand")
+            elif pod.asked_to_drain and not _taken_out(pod):
+                idle = _is_idle(view, pod, now)
+                if idle or is_overdue(view, pod, now):
+                    yield FinishDrain(pod.name, overdue=not idle)
+
+
+def is_overdue(view: PoolView, pod: Pod, now: float) -> bool:
+    """Whether a draining pod had its time."""
+    return pod.drain_started is not None and now - pod.drain_started >= view.drain_seconds
+
+
+def resize_steps(view: PoolView, sizes: Sizes) -> Iterator[Action]:
+    """Make workloads as large as they should be: smaller ones first, to have room for larger ones."""
+    for group in (*view.outdated, view.current):
+        yield from _shrink(group, sizes.keep[group.template])
+    for group in view.groups:
+        keep, workload = sizes.keep[group.template], group.workload
+        if workload is None:
+            if group is view.current:
+                yield CreateWorkload(view.name, keep)
+        elif keep > workload.replicas and not workload.deleting:
+            yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, keep)
+    for group in view.outdated:
+        if group.empty and group.workload is not None and not group.workload.deleting:
+            yield DeleteWorkload(group.workload.kind, group.workload.name, group.workload.uid)
+
+
+def _shrink(group: Group, keep: int) -> Iterator[Action]:
+    workload = group.workload
+    replicas = 0
+    if workload is not None and not workload.deleting:
+        # As many pods go as have drained; counted from the pods that are there, so that a second look before the
+        # workload has acted comes to the same size.
+        replicas = min(workload.replicas, max(keep, len(group.live) - len(group.drained)))
+        if replicas < workload.replicas:
+            yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, replicas)
+            return
+    # What the workload won't remove by itself: a pod whose place is still wanted, or whose workload is gone.
+    leftover = len(group.drained) - (max(0, len(group.live) - replicas) if workload is not None else 0)
+    for pod in sorted(group.drained, key=lambda pod: pod.name)[: max(0, leftover)]:
+        yield DeletePod(pod.name, pod.uid)
+
+
+def _taken_out(pod: Pod) -> bool:
+    return pod.serving is False and pod.cheap_to_delete
+
+
+def _is_idle(view: PoolView, pod: Pod, now: float) -> bool:
+    if view.never_ready(pod):
+        return True
+    waited = pod.drain_started is not None and now - pod.drain_started >= ROUTERS_LEARN_SECONDS
+    return waited and pod.name in view.idle
