@@ -74,6 +74,8 @@ class Tier:
         while (excess := len(held) - capacity) > 0:
             stamp, blocks = queue.popleft()
             self._queued -= len(blocks)
+            if held.get(blocks[-1]) != stamp:
+                continue  # used later, all of them
             gone = self._current(stamp, blocks)
             if len(gone) > excess:
                 kept = gone[:-excess]
@@ -82,8 +84,7 @@ class Tier:
                 self._queued += len(kept)
             for block in gone:
                 del held[block]
-            if gone:
-                evicted.append(gone)
+            evicted.append(gone)
         return evicted
 
     def forget(self, blocks: Iterable[int]) -> None:
@@ -139,9 +140,11 @@ class PrefixCache:
 
     def match(self, blocks: Sequence[int], limit: int) -> tuple[int, float]:
         """The longest prefix of ``blocks[:limit]`` that is held: (its blocks, seconds to load those of lower tiers)."""
-        found = leading(self._top.held, blocks, 0, limit) if limit else 0
+        if not limit:
+            return 0, 0.0
+        found = leading(self._top.held, blocks, 0, limit)
         seconds = 0.0
-        if found == limit:
+        if found == limit or (self._shared is None and not self._lower):
             return found, seconds
         for tier, each in zip(self._lower, self._seconds, strict=True):
             deeper = leading(tier.held, blocks, found, limit) if tier.held else found
@@ -155,14 +158,15 @@ class PrefixCache:
 
     def touch(self, blocks: Sequence[int]) -> list[list[int]]:
         """The accelerator holds ``blocks`` now. Returns what the engine does not hold any more, in parts."""
-        self._top.touch(blocks)
+        top = self._top
+        top.touch(blocks)
         for tier in self._lower:
             if tier.held:
                 tier.forget(blocks)
         if self._shared is not None:
             self._shared.touch(blocks)
             self._shared.shrink(self._shared.capacity)
-        return self.shrink(self._top.capacity)
+        return self.shrink(top.capacity) if len(top.held) > top.capacity else []
 
     def shrink(self, capacity: int) -> list[list[int]]:
         """Leave at most ``capacity`` blocks on the accelerator. Returns what the engine does not hold any more."""

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.request import SimRequest
 
-
-class Chunks(NamedTuple):
-    """What one step computes of prompts."""
-
-    work: float
-    """Seconds, by :meth:`EngineProfile.prefill_work`."""
-    singles: int
-    """Prompts of which a single token was left: they are computed like sequences that decode."""
-    context: int
-    """Tokens that those attend to."""
-    completed: list[SimRequest]
-    """Prompts that are complete after it."""
+Chunks = tuple[float, int, int, list[SimRequest]]
+"""What one step computes of prompts: seconds, by :meth:`EngineProfile.prefill_work`; prompts of which a single token
+was left, which are computed like sequences that decode; tokens that those attend to; prompts that are complete then.
+"""
 
 
 class PromptQueue:
     """Prompts in order of arrival; the first is computed first."""
 
-    __slots__ = ("_profile", "_prompts", "tokens")
+    __slots__ = ("_attention", "_prompts", "_token", "tokens")
 
     def __init__(self, profile: EngineProfile) -> None:
-        self._profile = profile
+        self._token = profile.prefill_token
+        self._attention = profile.prefill_attention
         self._prompts: deque[SimRequest] = deque()
         self.tokens = 0
         """Left to compute, of all of them."""
@@ -43,21 +35,24 @@ class PromptQueue:
 
     def take(self, budget: int) -> Chunks:
         """The chunks of the next step, at most ``budget`` tokens together."""
-        prompts, profile = self._prompts, self._profile
+        prompts = self._prompts
         work, singles, context = 0.0, 0, 0
         completed = []
+        begun = budget
         while prompts and budget > 0:
             request = prompts[0]
-            chunk = min(request.left, budget)
-            if request.left == 1 and request.done > request.cached:
+            left, done = request.left, request.done
+            chunk = min(left, budget)
+            if left == 1 and done > request.cached:
                 singles += 1
-                context += request.done + 1
+                context += done + 1
             else:
-                work += profile.prefill_work(chunk, request.done)
-            request.done += chunk
-            request.left -= chunk
+                # EngineProfile.prefill_work, spelt out.
+                work += chunk * (self._token + self._attention * (done + chunk / 2))
+            request.done = done + chunk
+            request.left = left - chunk
             budget -= chunk
-            self.tokens -= chunk
-            if not request.left:
+            if chunk == left:
                 completed.append(prompts.popleft())
-        return Chunks(work, singles, context, completed)
+        self.tokens -= begun - budget
+        return work, singles, context, completed

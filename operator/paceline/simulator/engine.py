@@ -98,6 +98,11 @@ class SimEngine:
         return self.context + self.incoming + self.held
 
     @property
+    def most_used(self) -> int:
+        """At least :attr:`used` of the present, without a look at the clock."""
+        return self.used + self.batch * max(0, self._run_end - self.step)
+
+    @property
     def running(self) -> int:
         """Sequences that decode, or are about to."""
         return self.batch + len(self._arriving)
@@ -134,8 +139,11 @@ class SimEngine:
         """There may be a prompt to compute, or memory to compute it in."""
         if not self._in_step:
             if self.batch:
+                # At the end of the current step: what arrives until then comes in together.
                 self._settle(self._loop.now)
-                self._end_at(self.clock)
+                self._in_step = True
+                self._epoch += 1
+                self._loop.at(self.clock, self._end_step, self._epoch)
             else:
                 self.clock = max(self.clock, self._loop.now)
                 self._advance()
@@ -187,23 +195,19 @@ class SimEngine:
         steps = math.ceil(2 * missing / (linear + math.sqrt(linear * linear + 4 * half * missing)) - 1e-9)
         self._do_steps(min(steps, self._run_end - self.step))
 
-    def _run_seconds(self, steps: int) -> float:
-        """:meth:`EngineProfile.decode_run_seconds` of the batch as it is, spelt out: it is most of what engines do."""
-        batch = self.batch
-        first = self._step_base + self._step_sequence * batch + self._step_context * self.context
-        return steps * (first + self._step_context * batch * (steps - 1) / 2)
-
     def _do_steps(self, steps: int) -> None:
         if steps <= 0:
             return
+        batch = self.batch
+        # EngineProfile.decode_run_seconds, spelt out: it is most of what engines do.
+        first = self._step_base + self._step_sequence * batch + self._step_context * self.context
         if self._joiners:
-            first = self.clock + self._run_seconds(1)
             for request in self._joiners:
-                request.first_token = first
+                request.first_token = self.clock + first
             self._joiners.clear()
-        self.clock += self._run_seconds(steps)
+        self.clock += steps * (first + self._step_context * batch * (steps - 1) / 2)
         self.step += steps
-        self.context += self.batch * steps
+        self.context += batch * steps
 
     def _arrive(self, request: SimRequest) -> None:
         self.incoming -= request.prompt
@@ -228,12 +232,16 @@ class SimEngine:
             free = self.capacity - self.used
         if free < self.least_free:
             self.least_free = free
+        batch = self.batch
         steps = self._first_end() - self.step
-        if free < steps * self.batch:
-            steps = max(1, free // self.batch)
+        if free < steps * batch:
+            steps = max(1, free // batch)
         self._run_end = self.step + steps
-        self._epoch += 1
-        self._loop.at(self.clock + self._run_seconds(steps), self._end_run, self._epoch)
+        self._epoch = epoch = self._epoch + 1
+        # As in _do_steps.
+        first = self._step_base + self._step_sequence * batch + self._step_context * self.context
+        until = self.clock + steps * (first + self._step_context * batch * (steps - 1) / 2)
+        self._loop.at(until, self._end_run, epoch)
 
     def _first_end(self) -> int:
         finishing = self._finishing
@@ -281,12 +289,6 @@ class SimEngine:
 
     # -- steps with prompts -----------------------------------------------------------------------------------------
 
-    def _end_at(self, seconds: float) -> None:
-        """Let the current step end then; what arrives until then comes in together."""
-        self._in_step = True
-        self._epoch += 1
-        self._loop.at(seconds, self._end_step, self._epoch)
-
     def _end_step(self, epoch: int) -> None:
         if epoch != self._epoch:
             return
@@ -303,7 +305,7 @@ class SimEngine:
     def _advance(self) -> None:
         """At the end of a step: do what is next."""
         self._take_prompts()
-        if self._prompts:
+        if self._prompts.tokens:
             self._begin_step()
         elif self.batch:
             self._plan_run()
@@ -319,7 +321,8 @@ class SimEngine:
             self._add_prompt(preempted)
         if self._preempted or self.role is Role.DECODE:
             return
-        while self._prompts.tokens < self.budget and len(self._prompts) + self.running < self.max_seqs:
+        prompts = self._prompts
+        while prompts.tokens < self.budget and len(prompts) + self.batch + len(self._arriving) < self.max_seqs:
             request = self._door or self._owner.next_prompt(self)
             if request is None:
                 return
@@ -354,9 +357,8 @@ class SimEngine:
 
     def _begin_step(self) -> None:
         """One step with as much of the prompts as fits into it."""
-        chunks = self._prompts.take(self.budget - self.batch)
-        self._completing = chunks.completed
-        duration = self.profile.mixed_seconds(chunks.work, self.batch + chunks.singles, self.context + chunks.context)
+        work, singles, context, self._completing = self._prompts.take(self.budget - self.batch)
+        duration = self.profile.mixed_seconds(work, self.batch + singles, self.context + context)
         self._in_step = True
         self._epoch += 1
         self._loop.at(self.clock + duration, self._end_mixed, self._epoch)
@@ -371,12 +373,12 @@ class SimEngine:
             self._joiners.clear()
             self.step += 1
             self.context += self.batch
+            self._finish()
         completed, self._completing = self._completing, []
-        self._finish()
         for request in completed:
             self._complete(request)
         self._admit_arrivals()
-        if not self._prompts:
+        if not self._prompts.tokens:
             self.busy_until = self.clock
         self._in_step = False
         self._advance()

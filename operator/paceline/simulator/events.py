@@ -23,8 +23,8 @@ class EventLoop:
 
         There is no cancelling: a handler whose reason has gone finds that out by itself.
         """
-        self._added += 1
-        heappush(self._heap, (max(seconds, self.now), self._added, handler, argument))
+        self._added = added = self._added + 1
+        heappush(self._heap, (max(seconds, self.now), added, handler, argument))
 
     @property
     def next_at(self) -> float:

@@ -20,11 +20,13 @@ N = TypeVar("N", bound=Numbered)
 class LazyHeap(Generic[N]):
     """Items by key. A changed key is pushed anew; entries of old keys are dropped when they come to the top."""
 
-    __slots__ = ("_heap", "_keys")
+    __slots__ = ("_heap", "_keys", "_room")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, N]] = []
         self._keys: dict[int, float] = {}
+        self._room = _SLACK
+        """Pushes until the heap is swept."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -38,15 +40,21 @@ class LazyHeap(Generic[N]):
         if self._keys.get(number) == key:
             return
         self._keys[number] = key
-        heap = self._heap
-        heappush(heap, (key, number, item))
-        if len(heap) > 4 * len(self._keys) + _SLACK:
-            self._heap = [entry for entry in heap if self._keys.get(entry[1]) == entry[0]]
-            heapify(self._heap)
+        heappush(self._heap, (key, number, item))
+        self._room -= 1
+        if not self._room:
+            self._sweep()
 
     def discard(self, item: N) -> None:
         """Take an item out, if it is there."""
         self._keys.pop(item.number, None)
+
+    def _sweep(self) -> None:
+        """Drop what is outdated, so that the heap stays within a multiple of what is in it."""
+        keys = self._keys
+        self._heap = [entry for entry in self._heap if keys.get(entry[1]) == entry[0]]
+        heapify(self._heap)
+        self._room = 3 * len(keys) + _SLACK
 
     def least(self) -> N | None:
         """The item with the lowest key; None when there is none."""

@@ -55,6 +55,19 @@ class Observer(Protocol):
         ...
 
 
+Quote = tuple[float, float, int, float, bool]
+"""What a prompt would cost on an engine: seconds until it is computed, seconds of the engine's time, tokens that are
+cached there, seconds to load those from slower tiers, whether it would be in time if it were computed now.
+"""
+
+
+def _accept(request: SimRequest, quote: Quote) -> None:
+    """The request goes where the quote is from."""
+    _, request.service, request.cached, request.load_seconds, request.urgent = quote
+    request.done = request.cached
+    request.left = request.prompt - request.cached
+
+
 def _ignore(engine: SimEngine) -> None:
     """Nobody waits for engines to be empty."""
 
@@ -66,6 +79,9 @@ class SimRouter:
         self, profile: EngineProfile, settings: RouterSettings, block_size: int, loop: EventLoop, observer: Observer
     ) -> None:
         self._profile = profile
+        self._base = profile.prefill_base
+        self._token = profile.prefill_token
+        self._attention = profile.prefill_attention
         self._settings = settings
         self.block_size = block_size
         """Tokens of a prefix block."""
@@ -177,15 +193,13 @@ class SimRouter:
                 self.waiting += 1
                 return
         now = self._loop.now
-        self._estimate(request, station, now)
-        holder = self._holder(request)
+        quote = self._quote(request, station, now)
+        holder = self._holder(request) if request.blocks else None
         if holder is not None and holder is not station and holder in self._prefill:
-            cost = self._cost(station, request, now)
-            self._estimate(request, holder, now)
-            if self._cost(holder, request, now) <= cost:
-                station = holder
-            else:
-                self._estimate(request, station, now)
+            other = self._quote(request, holder, now)
+            if other[0] <= quote[0]:
+                station, quote = holder, other
+        _accept(request, quote)
         engine = station.engine
         request.local = engine.role is Role.BOTH
         if engine.idle and not len(station.line):
@@ -197,16 +211,19 @@ class SimRouter:
             self._rank_crowd(station)
         self._rank_prefill(station)
 
-    def _estimate(self, request: SimRequest, station: Station, now: float) -> None:
-        """What the prompt would cost there."""
-        self._match(request, station.engine)
-        request.service = self._profile.prefill_seconds(request.left, request.done) + request.load_seconds
-        request.urgent = now + request.service <= request.deadline
-
-    def _cost(self, station: Station, request: SimRequest, now: float) -> float:
-        """Seconds until the prompt would be computed. A request that can't be in time waits for those that can."""
-        backlog = max(0.0, station.engine.busy_until - now) + station.urgent_seconds
-        return backlog + request.service + (0.0 if request.urgent else station.late_seconds)
+    def _quote(self, request: SimRequest, station: Station, now: float) -> Quote:
+        """What the prompt would cost there. A request that can't be in time waits for those that can."""
+        engine = station.engine
+        blocks, load_seconds = engine.cache.match(request.blocks, request.reusable)
+        cached = blocks * self.block_size
+        new = request.prompt - cached
+        # EngineProfile.prefill_seconds, spelt out.
+        service = self._base + new * (self._token + self._attention * (cached + new / 2)) + load_seconds
+        seconds = service + station.urgent_seconds
+        if engine.busy_until > now:
+            seconds += engine.busy_until - now
+        urgent = now + service <= request.deadline
+        return seconds if urgent else seconds + station.late_seconds, service, cached, load_seconds, urgent
 
     def _holder(self, request: SimRequest) -> Station | None:
         blocks = request.blocks
@@ -230,7 +247,7 @@ class SimRouter:
 
     def next_prompt(self, engine: SimEngine) -> SimRequest | None:
         """See :class:`paceline.simulator.engine.EngineOwner`."""
-        if engine.phase is not Phase.SERVING:
+        if not self.waiting or engine.phase is not Phase.SERVING:
             return None
         station = self._stations[engine.number]
         now = self._loop.now
@@ -254,11 +271,13 @@ class SimRouter:
         request = victim.pop(now)
         if request is not None:
             there = max(0.0, victim.engine.busy_until - now) + request.service
-            self._estimate(request, station, now)
-            if request.service > there:
-                self._estimate(request, victim, now)
+            quote = self._quote(request, station, now)
+            if quote[1] > there:
+                _accept(request, self._quote(request, victim, now))
                 victim.push(request)
                 request = None
+            else:
+                _accept(request, quote)
         self._rank_crowd(victim)
         self._rank_prefill(victim)
         return request
@@ -290,8 +309,9 @@ class SimRouter:
         if station.assigned >= engine.max_seqs:
             return False
         limit = KV_ADMISSION * engine.capacity - request.prompt
-        if engine.used <= limit:
-            engine.settle()
+        if engine.most_used <= limit:
+            return True
+        engine.settle()
         return engine.used <= limit or not station.assigned
 
     def _transfer(self, request: SimRequest, station: Station) -> None:
