@@ -212,6 +212,52 @@ class Timeouts(_Wire, frozen=True, kw_only=True):
     """Longest pause within a stream."""
 
 
+class QueueOrder(StrEnum):
+    """Which waiting request goes next."""
+
+    DEADLINE = "Deadline"
+    ARRIVAL = "Arrival"
+
+
+class SplitMode(StrEnum):
+    """Whether cold prompts have prefill engines of their own."""
+
+    DISABLED = "Disabled"
+    AUTO = "Auto"
+    FIXED = "Fixed"
+
+
+class PlacementWeights(_Wire, frozen=True, kw_only=True):
+    """What counts when an engine is chosen, in percent."""
+
+    load_percent: NonNegative = 100
+    cache_percent: NonNegative = 100
+    host_hit_percent: NonNegative = 80
+    disk_hit_percent: NonNegative = 40
+    shared_hit_percent: NonNegative = 40
+
+
+class ColdWarmSplit(_Wire, frozen=True, kw_only=True):
+    """``cold_tokens``: uncached tokens from which a prompt is cold; mode Auto finds them itself."""
+
+    mode: SplitMode = SplitMode.DISABLED
+    cold_tokens: Positive | None = None
+
+
+class Sessions(_Wire, frozen=True, kw_only=True):
+    """Follow-up turns of a conversation."""
+
+    affinity: bool = True
+    ttl_seconds: Positive = 1800
+
+
+class Queue(_Wire, frozen=True, kw_only=True):
+    """The order of requests that wait in the router."""
+
+    order: QueueOrder = QueueOrder.DEADLINE
+    max_late_seconds: Positive = 60
+
+
 class RouterConfig(_Wire, frozen=True, kw_only=True):
     """Everything a router needs to know besides its flags and its fleet."""
 
@@ -228,6 +274,16 @@ class RouterConfig(_Wire, frozen=True, kw_only=True):
     engine_profile: str | None = None
     """Name in :mod:`paceline.policy.scaling.profiles`; None when nothing is known of the hardware."""
     block_size: Positive = 16
+    placement: PlacementWeights = msgspec.field(default_factory=PlacementWeights)
+    cold_warm_split: ColdWarmSplit = msgspec.field(default_factory=ColdWarmSplit)
+    sessions: Sessions = msgspec.field(default_factory=Sessions)
+    queue: Queue = msgspec.field(default_factory=Queue)
+    index_entries: Positive = 10_000_000
+    """Bound of the prefix index: blocks, counted once for each engine that holds them. About 150 bytes each."""
+    tokenizer: str | None = None
+    """Where prompts get exact tokens from: a model's folder, or ``bytes`` for emulated engines. None: prompts that are
+    text are compared as text.
+    """
     admission: Admission = msgspec.field(default_factory=Admission)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
 

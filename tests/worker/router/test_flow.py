@@ -246,8 +246,8 @@ async def test_a_decode_engine_that_fails_before_the_first_byte_is_replaced(
     broken, sound, prefill = FakeEngine("a"), FakeEngine("b"), FakeEngine("p", role=PREFILL)
     broken.behaviour = behaviour
     async with bench(tmp_path, broken, sound, prefill) as router:
-        for _ in range(12):
-            reply = await router.complete(LONG, stream=stream)
+        for number in range(12):
+            reply = await router.complete(f"{number} {LONG}", stream=stream)
             assert reply.status_code == 200
             assert b"b:4" in reply.content or b"from b" in reply.content
         assert router.is_idle()

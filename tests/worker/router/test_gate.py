@@ -18,6 +18,19 @@ from tests.worker.router.fakes import config
 VIEW = RequestView(prompt_tokens=10)
 
 
+class Ask:
+    """A request that always looks the same."""
+
+    def __init__(self, view: RequestView) -> None:
+        self._view = view
+
+    def view(self) -> RequestView:
+        return self._view
+
+    def decided(self, view: RequestView, engines: object, placement: object) -> None:
+        """Nothing to do."""
+
+
 class Bench:
     def __init__(self, **admission: int) -> None:
         limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))
@@ -33,7 +46,7 @@ class Bench:
         self.gate.wake()
 
     async def waiting(self, view: RequestView = VIEW) -> asyncio.Task[Place]:
-        task = asyncio.create_task(self.gate.place(view))
+        task = asyncio.create_task(self.gate.place(Ask(view)))
         await asyncio.sleep(0)
         return task
 
@@ -41,7 +54,7 @@ class Bench:
 async def test_room_goes_to_the_one_who_waits_not_to_the_one_who_just_came() -> None:
     bench = Bench()
     bench.engines("a")
-    first = await bench.gate.place(VIEW)
+    first = await bench.gate.place(Ask(VIEW))
     second = await bench.waiting()
     first.release()
     third = await bench.waiting()
@@ -54,19 +67,19 @@ async def test_room_goes_to_the_one_who_waits_not_to_the_one_who_just_came() -> 
 async def test_a_request_that_leaves_in_the_moment_it_is_placed_gives_its_place_back() -> None:
     bench = Bench()
     bench.engines("a")
-    first = await bench.gate.place(VIEW)
+    first = await bench.gate.place(Ask(VIEW))
     second = await bench.waiting()
     first.release()
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
-    (await bench.gate.place(VIEW)).release()
+    (await bench.gate.place(Ask(VIEW))).release()
 
 
 async def test_one_who_avoids_an_engine_takes_it_rather_than_waiting_for_a_full_one() -> None:
     bench = Bench()
     bench.engines("a", "b")
-    first, second = await bench.gate.place(VIEW), await bench.gate.place(VIEW)
+    first, second = await bench.gate.place(Ask(VIEW)), await bench.gate.place(Ask(VIEW))
     retried = await bench.waiting(RequestView(prompt_tokens=10, avoid=frozenset({first.decode.name})))
     first.release()
     assert (await retried).decode.name == first.decode.name
@@ -78,7 +91,7 @@ async def test_the_one_past_the_end_of_the_queue_is_told_when_to_come_again() ->
     bench = Bench(max_queued_requests=1, max_queue_seconds=30)
     waits = await bench.waiting()
     with pytest.raises(ApiError) as caught:
-        await bench.gate.place(VIEW)
+        await bench.gate.place(Ask(VIEW))
     assert (caught.value.status, caught.value.retry_after) == (429, 30)
     waits.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -17,7 +17,7 @@ from paceline.policy.routing.engine_cache import Oddity
 from paceline.policy.routing.kv_events import AllBlocksCleared, BlockRemoved
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.prefixes import subscription as subscription_module
-from paceline_worker.router.prefixes.knowledge import Knowledge, Known, Mode, Settings, default_weights
+from paceline_worker.router.prefixes.knowledge import Knowledge, Known, Mode, Settings, tier_weights
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.prefixes.subscription import Noted
 from tests.worker.router.fakes import until
@@ -41,7 +41,7 @@ class Rig:
         self.clock = clock or VirtualClock()
         defaults: dict[str, Any] = {
             "model": "m", "block_size": SIZE, "max_entries": 100_000, "capacity_tokens": 1000 * SIZE,
-            "tier_weights": default_weights(host=0.5, disk=0.25, shared=0.25), "sent_seconds": 600.0,
+            "tier_weights": tier_weights(host=0.5, disk=0.25, shared=0.25), "sent_seconds": 600.0,
         }  # fmt: skip
         self.knowledge = Knowledge(Settings(**(defaults | changes)), self.clock)
         self.engines: list[Engine] = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.parse import Kind, Rules, parse
 
-RULES = Rules(frozenset({"m", "adapter"}), max_model_len=1000)
+RULES = Rules(frozenset({"m", "adapter"}), frozenset({"adapter"}), max_model_len=1000)
 
 
 def completion(**body: Any) -> bytes:

@@ -9,8 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from paceline.api import wire
 from paceline.clock import WallClock
 from paceline.errors import ConfigError
+from paceline.policy.routing.pools import split
+from paceline.policy.routing.sessions import Sessions
 from paceline_worker.http.client import Pool, PoolLimits
 from paceline_worker.http.server import Limits, Server, serve
 from paceline_worker.router.admin import Admin
@@ -19,15 +22,20 @@ from paceline_worker.router.fleet_file import FleetFile
 from paceline_worker.router.fleet_kubernetes import FleetSource, KubernetesFleet
 from paceline_worker.router.flow import Flow
 from paceline_worker.router.gate import Gate
+from paceline_worker.router.matcher import Matcher
 from paceline_worker.router.metrics import Metrics, Sample
 from paceline_worker.router.pod_api import PodApi, require_account
+from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.routes import Routes
-from paceline_worker.router.settings import Settings
+from paceline_worker.router.settings import Settings, knowledge_settings
+from paceline_worker.router.tokens.tokeniser import open_tokeniser
 from paceline_worker.router.watch import Watch
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
+RECENT: Final = 0.995
+"""What a request counts for in the split of the pools a second later: half after two minutes."""
 
 
 class Router:
@@ -45,9 +53,18 @@ class Router:
             )
         )
         self.fleet = Fleet(on_change=self._fleet_changed, on_gone=self._engine_gone)
-        self.metrics = Metrics(self._gauges)
+        self._clock = clock
+        self.knowledge = Knowledge(knowledge_settings(config, settings.model), clock)
+        self.metrics = Metrics(self._gauges, self.knowledge.counts)
+        self._tokeniser = open_tokeniser(config.tokenizer, clock, max_model_len=config.max_model_len)
+        self.metrics.registry.register(self._tokeniser.metrics)
+        self._counted: list[int] = [0] * len(self.metrics.uncached_tokens.counts)
+        self._lately: list[float] = [0.0] * len(self._counted)
+        """Uncached tokens of the last minutes' requests, in the buckets of the histogram."""
+        self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
-        flow = Flow(self.fleet, self.gate, self.pool, self.metrics, clock)
+        matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
+        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, settings.model, clock)
         self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
@@ -107,9 +124,12 @@ class Router:
         await self._watch.close()
         await self._admin.close()
         await self.pool.close()
+        self._tokeniser.close()
+        self.knowledge.close()
 
     def _fleet_changed(self) -> None:
         self._watch.sync()
+        self.knowledge.sync(self.fleet)
         self.gate.wake()
 
     def _engine_gone(self, engine: Engine) -> None:
@@ -120,8 +140,23 @@ class Router:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.gate.tick(TICK_SECONDS)
+            self.knowledge.tick()
+            self._sessions.expire(self._clock.monotonic())
+            self._split()
             # Room can also appear without an event of ours: another router's requests may have finished.
             self.gate.wake()
+
+    def _split(self) -> None:
+        if self._settings.config.cold_warm_split.mode is wire.SplitMode.AUTO:
+            seen = self.metrics.uncached_tokens
+            self._lately = [
+                RECENT * kept + now - before
+                for kept, now, before in zip(self._lately, seen.counts, self._counted, strict=True)
+            ]
+            self._counted = list(seen.counts)
+            found = split(seen.bounds, self._lately, self._settings.model)
+            if found is not None:
+                self.gate.set_split(found)
 
     def _gauges(self) -> Iterable[Sample]:
         yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
@@ -129,6 +164,14 @@ class Router:
         yield "fleet_version", "Version of the fleet in force.", {}, self.fleet.version
         yield "fleet_stale_seconds", "Since the source of the fleet was last heard of.", {}, self._source.stale_seconds
         yield "upstream_connections", "Open connections to engines.", {}, self.pool.connections
+        yield "sessions", "Sessions that are remembered.", {}, len(self._sessions)
+        yield (
+            "cold_prompt_tokens",
+            "Uncached tokens from which a prompt is cold; 0: not split.",
+            {},
+            (self.gate.settings.cold_tokens or 0),
+        )
+        yield from self.knowledge.samples()
         if self._server is not None:
             yield "client_connections", "Open connections of clients.", {}, self._server.connections
         states: Counter[tuple[str, str]] = Counter()

@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from paceline.api import wire
 from paceline.policy.routing.fleet import EngineView
 from paceline_worker.http.upstream import Address
 from paceline_worker.router.health import Health
+
+MEMORY: Final = 0.9
+"""Weight of the past in what a typical prefill takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Reported:
     kv_usage: float
     own: int
     """How many of those requests were this router's own at that time."""
+    adapters: frozenset[str] | None = None
+    """LoRA adapters at work; None when it does not say."""
 
 
 class Engine:
@@ -38,6 +44,8 @@ class Engine:
         self.prefilling = 0
         self.context_tokens = 0
         self.backlog_seconds = 0.0
+        self.typical_prefill_seconds = 0.0
+        """Of this router's remote prefills there, the later ones counting more."""
         self.reported = Reported(0, 0.0, 0)
         self.gone = False
         """Not in the fleet any more; streams that run there go on."""
@@ -58,16 +66,22 @@ class Engine:
     def view(self) -> EngineView:
         """The frozen value that placement sees; made anew after :meth:`changed`."""
         if self._view is None:
-            others = max(0, self.reported.requests - self.reported.own)
+            endpoint, reported = self.endpoint, self.reported
+            others = max(0, reported.requests - reported.own)
+            # What other routers sent to a prefill engine are prompts, about as long as ours.
+            prompts = others if endpoint.role is wire.Role.PREFILL else 0
             self._view = EngineView(
-                name=self.endpoint.name,
-                role=self.endpoint.role,
-                revision=self.endpoint.revision,
+                name=endpoint.name,
+                role=endpoint.role,
+                revision=endpoint.revision,
                 usable=self.usable,
                 running=self.running + others,
                 context_tokens=self.context_tokens,
-                prefill_backlog_seconds=self.backlog_seconds,
-                kv_usage=self.reported.kv_usage,
+                prefill_backlog_seconds=self.backlog_seconds + prompts * self.typical_prefill_seconds,
+                kv_usage=reported.kv_usage,
+                zone=endpoint.zone,
+                node=endpoint.node,
+                adapters=reported.adapters,
             )
         return self._view
 
@@ -95,6 +109,9 @@ class Lease:
         self._prefilling = prefilling
         self._context = context
         self._backlog = backlog
+        if prefilling:
+            typical = engine.typical_prefill_seconds or backlog
+            engine.typical_prefill_seconds = MEMORY * typical + (1 - MEMORY) * backlog
         self._add(1)
 
     def _add(self, sign: int) -> None:
@@ -114,12 +131,14 @@ class Lease:
             self._backlog = 0.0
             self.engine.changed()
 
-    def release(self) -> None:
-        """The work is over. May be called again."""
-        if self._running or self._prefilling:
-            self._add(-1)
-            self._running = self._prefilling = self._context = 0
-            self._backlog = 0.0
+    def release(self) -> bool:
+        """The work is over. May be called again; True the first time."""
+        if not (self._running or self._prefilling):
+            return False
+        self._add(-1)
+        self._running = self._prefilling = self._context = 0
+        self._backlog = 0.0
+        return True
 
 
 class Fleet:

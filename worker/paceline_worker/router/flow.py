@@ -14,15 +14,18 @@ from typing import Final
 import msgspec
 
 from paceline.clock import Clock
+from paceline.policy.routing.fleet import EngineModel
 from paceline.policy.routing.placement import Prefill
 from paceline.policy.routing.retries import RetryBudget
 from paceline_worker.http.client import Exchange, Pool
 from paceline_worker.http.errors import UpstreamClosed, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from paceline_worker.http.headers import Headers, end_to_end
+from paceline_worker.http.headers import JSON, Headers, end_to_end
 from paceline_worker.http.message import Response
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.gate import Gate, Place
+from paceline_worker.router.hints import Explain, Hints
+from paceline_worker.router.matcher import Matcher, Prepared
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.parse import Call
 from paceline_worker.router.stream import StreamRelay
@@ -37,6 +40,12 @@ MAX_PREFILL_ANSWER_BYTES: Final = 4 * 1024 * 1024
 LEAST_PREFILL_SECONDS: Final = 30.0
 """A remote prefill is given at least this long, and PREFILL_PATIENCE times what the engine model expects."""
 PREFILL_PATIENCE: Final = 5.0
+PLACEMENT: Final = b"x-paceline-placement"
+"""Header of an answer whose client asked how it was placed."""
+MOST_IN_HEADER: Final = 8
+"""Engines; a header may have some thousand bytes."""
+MOST_EXPLAINED: Final = 4096
+"""Engines in an explanation without an answer."""
 RETRIED_STATUSES: Final = frozenset({500, 502, 503, 504})
 """The engine could not serve the request; another may."""
 UNWELL_STATUSES: Final = frozenset({502, 503, 504})
@@ -56,6 +65,7 @@ class Incoming(msgspec.Struct, frozen=True):
     """One request on its way: what was parsed of it, and how to ask an engine for it."""
 
     call: Call
+    hints: Hints
     target: bytes
     """Path and query."""
     headers: bytes
@@ -83,9 +93,20 @@ class _Failed(Exception):
 class Flow:
     """Runs requests. One object for the whole process; all state of a request is on its stack."""
 
-    def __init__(self, fleet: Fleet, gate: Gate, pool: Pool, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        gate: Gate,
+        matcher: Matcher,
+        pool: Pool,
+        metrics: Metrics,
+        model: EngineModel,
+        clock: Clock,
+    ) -> None:
         self._fleet = fleet
         self._gate = gate
+        self._matcher = matcher
+        self._model = model
         self._pool = pool
         self._metrics = metrics
         self._budget = RetryBudget()
@@ -93,34 +114,47 @@ class Flow:
 
     async def run(self, incoming: Incoming, response: Response) -> None:
         """Answer one request. Raises ApiError while nothing has been sent."""
-        view = incoming.call.view
+        prepared = await self._matcher.prepare(incoming.call, incoming.hints)
+        self._note_arrival(prepared)
+        if incoming.hints.explain is Explain.ONLY:
+            self._gate.decide(prepared)
+            response.send(200, self._explanation(prepared, MOST_EXPLAINED), (JSON, incoming.request_id))
+            return
+        if incoming.hints.prefetch:
+            await self._prefetch(incoming, prepared, response)
+            return
         self._budget.earn()
         attempt = 0
         while True:
             attempt += 1
-            place = await self._gate.place(view)
+            place = await self._gate.place(prepared)
             try:
-                await self._attempt(incoming, place, response)
+                await self._attempt(incoming, prepared, place, response)
             except _Failed as failure:
                 if attempt >= MAX_ATTEMPTS or not self._budget.spend():
                     raise failure.error from None
                 self._metrics.retries.add(failure.reason)
                 log.info("request %s goes elsewhere: %s", incoming.request_id[1].decode("latin-1"), failure)
-                view = msgspec.structs.replace(view, avoid=view.avoid | {failure.engine.name})
+                self._matcher.failed(prepared, failure.engine)
+                prepared.avoid(failure.engine.name)
             else:
                 return
             finally:
                 place.release()
 
-    async def _attempt(self, incoming: Incoming, place: Place, response: Response) -> None:
+    async def _attempt(self, incoming: Incoming, prepared: Prepared, place: Place, response: Response) -> None:
+        engine, prefill = place.decode, place.prefill
+        self._matcher.computing(prepared, prefill or engine, place.placement.prefill_seconds)
         kv_transfer_params = await self._prefill(incoming, place)
-        engine = place.decode
+        if prefill is not None and kv_transfer_params is None:
+            self._matcher.failed(prepared, prefill)
+            self._matcher.computing(prepared, engine, place.placement.prefill_seconds)
         try:
             exchange = await self._pool.open(
                 engine.address, incoming.payload(engine, incoming.call.body(kv_transfer_params))
             )
             try:
-                await self._answer(incoming, place, exchange, response)
+                await self._answer(incoming, prepared, place, exchange, response)
             finally:
                 exchange.close()
         except UpstreamError as error:
@@ -135,11 +169,20 @@ class Flow:
                 raise BrokenStream(str(failed)) from None
             raise _Failed(engine, failed, reason=type(error).__name__) from None
 
-    async def _answer(self, incoming: Incoming, place: Place, exchange: Exchange, response: Response) -> None:
+    async def _answer(
+        self, incoming: Incoming, prepared: Prepared, place: Place, exchange: Exchange, response: Response
+    ) -> None:
         engine, status = place.decode, exchange.status
         headers = [*_passed_on(exchange.headers), incoming.request_id]
+        if prepared.decision is not None:
+            headers.append((PLACEMENT, self._explanation(prepared, MOST_IN_HEADER)))
         if status == 200 and incoming.call.stream:
-            relay = StreamRelay(exchange, response, headers, self._clock, place.decode_lease.prompt_done)
+
+            def begun() -> None:
+                place.prompt_done()
+                self._matcher.answering(prepared, engine, place.prefill)
+
+            relay = StreamRelay(exchange, response, headers, self._clock, begun)
             try:
                 await relay.run()
             finally:
@@ -157,6 +200,8 @@ class Flow:
             self._unwell(engine, error)
             raise _Failed(engine, error, reason="garbage")
         engine.health.request_succeeded()
+        if status == 200:
+            self._matcher.answering(prepared, engine, place.prefill)
         response.send(status, body, headers)
 
     # --- prefill
@@ -201,7 +246,53 @@ class Flow:
         params = _PREFILLED.decode(body).kv_transfer_params
         return params if bytes(params).startswith(b"{") else None
 
+    # --- without an answer
+
+    async def _prefetch(self, incoming: Incoming, prepared: Prepared, response: Response) -> None:
+        """Compute the prompt where it would be computed, so that a later request finds it; never at others' cost."""
+        place = self._gate.try_place(prepared)
+        if place is None:
+            answer = {"prefetched": False, "reason": "other requests are served first"}
+            response.send(200, msgspec.json.encode(answer), (JSON, incoming.request_id))
+            return
+        engine = place.prefill or place.decode
+        try:
+            self._matcher.computing(prepared, engine, place.placement.prefill_seconds)
+            exchange = await self._pool.open(
+                engine.address, incoming.payload(engine, incoming.call.prefill_body(hold=False))
+            )
+            try:
+                body = await exchange.read(MAX_PREFILL_ANSWER_BYTES)
+            finally:
+                exchange.close()
+        except UpstreamError as error:
+            self._unwell(engine, error)
+            raise ApiError(502, f"Engine {engine.name} failed: {error}.") from None
+        finally:
+            place.release()
+        if exchange.status != 200:
+            response.send(exchange.status, body, (JSON, incoming.request_id))
+            return
+        held = prepared.known.get(engine.name)
+        answer = {
+            "prefetched": True,
+            "engine": engine.name,
+            "promptTokens": prepared.base.prompt_tokens,
+            "heldTokens": 0 if held is None else held.tokens,
+        }
+        response.send(200, msgspec.json.encode(answer), (JSON, incoming.request_id))
+
+    def _explanation(self, prepared: Prepared, most: int) -> bytes:
+        return msgspec.json.encode(prepared.explain(self._gate.settings, self._model, most=most))
+
     # --- bookkeeping
+
+    def _note_arrival(self, prepared: Prepared) -> None:
+        if prepared.prompt is not None:
+            prompt = prepared.view().prompt_tokens
+            held = max((known.tokens for known in prepared.known.values()), default=0)
+            self._metrics.cached_tokens.observe(min(held, prompt))
+            self._metrics.uncached_tokens.observe(max(0, prompt - held))
 
     def _unwell(self, engine: Engine, error: Exception) -> None:
         if engine.health.failed(refused=isinstance(error, UpstreamUnreachable)):

@@ -1,25 +1,44 @@
-"""Where requests get their engines: at once when there is room, else in a bounded queue in the common order."""
+"""Where requests get their engines: at once when there is room, else in a bounded queue in the common order.
+
+There are two lines: for room on a decode engine, and for room on a prefill engine of those whose prompt is computed
+apart. An engine's own queue is kept to little more than a batch, because it knows no order but that of arrival.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import msgspec
 
 from paceline.api import wire
 from paceline.policy.routing.admission import may_wait, retry_after_seconds
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
-from paceline.policy.routing.fleet import EngineModel
-from paceline.policy.routing.placement import Placement, choose, has_room
+from paceline.policy.routing.fleet import EngineModel, EngineView
+from paceline.policy.routing.placement import Placement, choose, has_prefill_room, has_room
+from paceline.policy.routing.pools import Split
 from paceline.policy.waiting import Ticket, WaitingLine
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine, Fleet, Lease
 
-AGE_BOUND_SHARE: Final = 0.5
-"""A late request goes before everything else after this share of the longest wait."""
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
+ALWAYS_IN_TIME: Final = -1e9
+"""Service time of requests that are served in order of arrival: none of them is ever late."""
+
+
+class Asking(Protocol):
+    """A request that asks for engines."""
+
+    def view(self) -> RequestView:
+        """As placement is to see it now."""
+        ...
+
+    def decided(self, view: RequestView, engines: Sequence[EngineView], placement: Placement | None) -> None:
+        """What was decided, and on what."""
+        ...
 
 
 class Place:
@@ -37,8 +56,12 @@ class Place:
 
     def prefill_done(self) -> None:
         """The remote prefill is over, well or not."""
-        if self.prefill_lease is not None:
-            self.prefill_lease.release()
+        if self.prefill_lease is not None and self.prefill_lease.release():
+            self._gate.wake()
+
+    def prompt_done(self) -> None:
+        """The decode engine has the prompt."""
+        self.decode_lease.prompt_done()
 
     def release(self) -> None:
         """The request is over."""
@@ -48,12 +71,13 @@ class Place:
 
 
 class _Waiter:
-    __slots__ = ("arrived", "future", "ticket", "view")
+    __slots__ = ("arrived", "asking", "future", "line", "ticket")
 
-    def __init__(self, view: RequestView, future: asyncio.Future[Place], arrived: float) -> None:
-        self.view = view
+    def __init__(self, asking: Asking, future: asyncio.Future[Place], arrived: float) -> None:
+        self.asking = asking
         self.future = future
         self.arrived = arrived
+        self.line: WaitingLine[_Waiter] | None = None
         self.ticket: Ticket[_Waiter] | None = None
 
 
@@ -73,53 +97,76 @@ class Gate:
         self._model = model
         self._limits = config.admission
         self._ttft_seconds = config.objective.ttft_milliseconds / 1000
+        self._by_arrival = config.queue.order is wire.QueueOrder.ARRIVAL
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._line: WaitingLine[_Waiter] = WaitingLine(
-            age_bound_seconds=self._limits.max_queue_seconds * AGE_BOUND_SHARE
-        )
+        age_bound = float(config.queue.max_late_seconds)
+        self._decode_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
+        self._prefill_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
+        self._prefill_first = False
+        """Which line goes first; takes turns, so that neither starves the other."""
+        self._waking = False
         self._released = 0
         self._released_per_second = 0.0
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._line)
+        return len(self._decode_line) + len(self._prefill_line)
 
-    async def place(self, view: RequestView) -> Place:
+    @property
+    def settings(self) -> PlacementSettings:
+        """In force."""
+        return self._placement
+
+    def set_split(self, split: Split) -> None:
+        """Keep cold and warm prompts apart by these figures from now on."""
+        self._placement = msgspec.structs.replace(
+            self._placement, cold_tokens=split.cold_tokens, cold_share=split.cold_share
+        )
+
+    def try_place(self, asking: Asking) -> Place | None:
+        """Engines for a request that would not wait; None when it would have to."""
+        return None if self.waiting else self._try(asking)[0]
+
+    def decide(self, asking: Asking) -> None:
+        """Tell a request what would be decided for it now."""
+        view, engines = asking.view(), self._views()
+        asking.decided(view, engines, choose(view, engines, self._placement, self._model, self._random()))
+
+    async def place(self, asking: Asking) -> Place:
         """Engines for a request. Raises ApiError 429 when the queue is full, 503 when the wait was too long."""
-        if not self._line:  # nobody overtakes those who wait
-            placed = self._try(view)
+        line = self._decode_line
+        if not line:  # nobody overtakes those who wait
+            placed, line = self._try(asking)
             if placed is not None:
                 return placed
-        if not may_wait(waiting=len(self._line), limits=self._limits):
+        if not may_wait(waiting=self.waiting, limits=self._limits):
             raise ApiError(
                 429,
-                f"All engines are busy and {len(self._line)} requests wait already, which is the limit.",
+                f"All engines are busy and {self.waiting} requests wait already, which is the limit.",
                 reason="queue-full",
                 retry_after=self._retry_after(),
             )
-        return await self._wait(view)
+        return await self._wait(asking, line)
 
     def wake(self) -> None:
         """Room may have appeared: place those who wait, in their order."""
-        while self._line and has_room([engine.view() for engine in self._fleet], self._placement):
-            waiter = self._line.pop(self._loop.time())
-            if waiter is None:
-                return
-            placed = self._try(waiter.view)
-            if placed is None:
-                return
-            if waiter.future.done():
-                placed.release()
-            else:
-                waiter.future.set_result(placed)
+        if self._waking or not self.waiting:
+            return
+        self._waking = True
+        try:
+            lines = [self._decode_line, self._prefill_line]
+            for line in reversed(lines) if self._prefill_first else lines:
+                self._serve(line)
+            self._prefill_first = not self._prefill_first
+        finally:
+            self._waking = False
 
     def released(self) -> None:
         """A request is over."""
         self._released += 1
-        if self._line:
-            self.wake()
+        self.wake()
 
     def tick(self, seconds: float) -> None:
         """Take note of how many requests finished in the last ``seconds``."""
@@ -127,17 +174,46 @@ class Gate:
         self._released = 0
         self._released_per_second = RATE_MEMORY * self._released_per_second + (1 - RATE_MEMORY) * rate
 
-    def _push(self, waiter: _Waiter) -> None:
-        waiter.ticket = self._line.push(
+    def _views(self) -> list[EngineView]:
+        return [engine.view() for engine in self._fleet]
+
+    def _serve(self, line: WaitingLine[_Waiter]) -> None:
+        """Place from one line until there is no room for it."""
+        while line:
+            views = self._views()
+            if not has_room(views, self._placement):
+                return
+            if line is self._prefill_line and not has_prefill_room(views, self._placement):
+                return
+            waiter = line.pop(self._loop.time())
+            if waiter is None:
+                return
+            placed, other = self._try(waiter.asking, line)
+            if placed is None:
+                self._push(waiter, other)
+                if other is line:
+                    return
+            elif waiter.future.done():
+                placed.release()
+            else:
+                waiter.future.set_result(placed)
+
+    def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> None:
+        view = waiter.asking.view()
+        waiter.line = line
+        ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
+        service = self._model.prefill_seconds(view.prompt_tokens - max(view.match.values(), default=0))
+        waiter.ticket = line.push(
             waiter,
             arrived=waiter.arrived,
-            deadline=waiter.arrived + self._ttft_seconds,
-            service_seconds=self._model.prefill_seconds(waiter.view.prompt_tokens),
+            deadline=waiter.arrived if self._by_arrival else waiter.arrived + ttft,
+            service_seconds=ALWAYS_IN_TIME if self._by_arrival else service,
+            priority=view.priority,
         )
 
-    async def _wait(self, view: RequestView) -> Place:
-        waiter = _Waiter(view, self._loop.create_future(), self._loop.time())
-        self._push(waiter)
+    async def _wait(self, asking: Asking, line: WaitingLine[_Waiter]) -> Place:
+        waiter = _Waiter(asking, self._loop.create_future(), self._loop.time())
+        self._push(waiter, line)
         future, place = waiter.future, None
         try:
             async with asyncio.timeout(self._limits.max_queue_seconds):
@@ -152,33 +228,43 @@ class Gate:
                 retry_after=self._retry_after(),
             ) from None
         finally:
-            if waiter.ticket is not None:
-                self._line.withdraw(waiter.ticket)
+            if waiter.line is not None and waiter.ticket is not None:
+                waiter.line.withdraw(waiter.ticket)
             if place is None and future.done() and not future.cancelled():
                 future.result().release()  # placed in the same moment in which the client went away
         return place
 
-    def _try(self, view: RequestView) -> Place | None:
-        placement = choose(
-            view, [engine.view() for engine in self._fleet], self._placement, self._model, self._random()
-        )
+    def _try(
+        self, asking: Asking, line: WaitingLine[_Waiter] | None = None
+    ) -> tuple[Place | None, WaitingLine[_Waiter]]:
+        """A place, or the line to wait in for one. ``line``: where the request waited until now."""
+        view, views = asking.view(), self._views()
+        placement = choose(view, views, self._placement, self._model, self._random())
         if placement is None:
-            return None
-        engines = self._fleet.engines
+            return None, self._decode_line
         remote = placement.prefill is not None
+        overtakes = bool(self._prefill_line) and line is not self._prefill_line
+        if remote and (overtakes or not has_prefill_room(views, self._placement)):
+            return None, self._prefill_line
+        asking.decided(view, views, placement)
+        engines = self._fleet.engines
         decode = Lease(
             engines[placement.decode.name],
             running=1,
             context=view.prompt_tokens + view.output_tokens // 2,
-            backlog=0.0 if remote else self._model.prefill_seconds(view.uncached_on(placement.decode)),
+            backlog=0.0 if remote else self._prefill_seconds(view, placement.decode),
         )
         prefill = None
         if placement.prefill is not None:
-            backlog = self._model.prefill_seconds(view.uncached_on(placement.prefill))
+            backlog = self._prefill_seconds(view, placement.prefill)
             prefill = Lease(engines[placement.prefill.name], prefilling=1, backlog=backlog)
-        return Place(self, placement, decode, prefill)
+        return Place(self, placement, decode, prefill), self._decode_line
+
+    def _prefill_seconds(self, view: RequestView, engine: EngineView) -> float:
+        uncached = view.uncached_on(engine)
+        return self._model.prefill_seconds(uncached, view.prompt_tokens - uncached)
 
     def _retry_after(self) -> int:
         return retry_after_seconds(
-            waiting=len(self._line), released_per_second=self._released_per_second, limits=self._limits
+            waiting=self.waiting, released_per_second=self._released_per_second, limits=self._limits
         )

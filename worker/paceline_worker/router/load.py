@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 RUNNING: Final = b"vllm:num_requests_running"
 WAITING: Final = b"vllm:num_requests_waiting"
 KV_USAGE: Final = b"vllm:kv_cache_usage_perc"
+ADAPTERS: Final = re.compile(
+    rb'^vllm:lora_requests_info\{[^\n]*\brunning_lora_adapters="([^"\n]*)"[^\n]*\} (\S+)', re.MULTILINE
+)
+MAX_ADAPTERS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +21,8 @@ class Load:
 
     requests: int
     kv_usage: float
+    adapters: frozenset[str] | None = None
+    """LoRA adapters at work; None when the engine has none."""
 
 
 def read_load(page: bytes) -> Load | None:
@@ -27,7 +34,19 @@ def read_load(page: bytes) -> Load | None:
     mean_usage = sum(usage) / len(usage) if usage else 0.0
     if not (0 <= total < float("inf") and 0 <= mean_usage < float("inf")):
         return None
-    return Load(int(total), min(1.0, mean_usage))
+    return Load(int(total), min(1.0, mean_usage), _adapters(page))
+
+
+def _adapters(page: bytes) -> frozenset[str] | None:
+    """Of the newest sample: each set of adapters has a sample of its own, whose value is the time it was seen."""
+    found = [(stamp, names) for names, stamp in ADAPTERS.findall(page)]
+    if not found:
+        return None
+    try:
+        _, names = max(found, key=lambda one: float(one[0]))
+    except ValueError:
+        return None
+    return frozenset(names.decode("utf-8", "replace").split(",")[:MAX_ADAPTERS]) - {""}
 
 
 def _values(page: bytes, name: bytes) -> list[float]:

@@ -61,6 +61,16 @@ class Distribution:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    @property
+    def bounds(self) -> Sequence[float]:
+        """Upper ends of the buckets but the last."""
+        return self._bounds
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Values by bucket; the last has those above all bounds."""
+        return self._counts
+
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
         """Put the samples into a family."""
         bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
@@ -68,10 +78,11 @@ class Distribution:
 
 
 class Metrics(Collector):
-    """All that the router counts and measures; ``gauges`` is read when somebody asks."""
+    """All that the router counts and measures; ``gauges`` and ``counts``, of others, are read when somebody asks."""
 
-    def __init__(self, gauges: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(self, gauges: Callable[[], Iterable[Sample]], counts: Callable[[], Iterable[Sample]] = tuple) -> None:
         self._gauges = gauges
+        self._own_counts = counts
         self.requests = Counts("requests", "Requests by outcome.", "outcome", "path")
         self.rejections = Counts("rejections", "Requests refused for want of room.", "reason")
         self.remote_prefill = Counts("remote_prefill", "Requests by what became of the remote prefill.", "outcome")
@@ -84,6 +95,7 @@ class Metrics(Collector):
         self.itl = Distribution(ITL_BUCKETS)
         self.request_seconds = Distribution(SECONDS_BUCKETS)
         self.uncached_tokens = Distribution(TOKEN_BUCKETS)
+        self.cached_tokens = Distribution(TOKEN_BUCKETS)
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -97,7 +109,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families as they are now."""
-        yield from self._gauge_families()
+        yield from _families(self._gauges(), GaugeMetricFamily)
+        yield from _families(self._own_counts(), CounterMetricFamily)
         for counts in (
             self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.fleet_refused,
             self.fleet_watch_breaks, self.http_refused,
@@ -113,17 +126,19 @@ class Metrics(Collector):
             yield family
         prompts = HistogramMetricFamily(
             PREFIX + "prompt_tokens_at_arrival",
-            "Prompt tokens of arriving requests: exact for token ids, else estimated.",
+            "Prompt tokens of arriving requests by what the engine with the longest match holds.",
             labels=("kind",),
         )
         self.uncached_tokens.add_to(prompts, ("uncached",))
+        self.cached_tokens.add_to(prompts, ("cached",))
         yield prompts
 
-    def _gauge_families(self) -> Iterable[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, text, labels, value in self._gauges():
-            family = families.get(name)
-            if family is None:
-                family = families[name] = GaugeMetricFamily(PREFIX + name, text, labels=tuple(labels))
-            family.add_metric(tuple(labels.values()), value)
-        return families.values()
+
+def _families(samples: Iterable[Sample], kind: type[GaugeMetricFamily | CounterMetricFamily]) -> Iterable[Metric]:
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+    for name, text, labels, value in samples:
+        family = families.get(name)
+        if family is None:
+            family = families[name] = kind(PREFIX + name, text, labels=tuple(labels))
+        family.add_metric(tuple(labels.values()), value)
+    return families.values()

@@ -63,15 +63,22 @@ class Rules:
     """What bodies are checked against."""
 
     models: frozenset[str]
+    adapters: frozenset[str]
+    """Those of the models that are LoRA adapters."""
     max_model_len: int | None
 
 
 class Call(msgspec.Struct, frozen=True):
     """A checked request."""
 
+    kind: Kind
     fields: Fields
     stream: bool
     view: RequestView
+    single: bool = False
+    """Whether it has one prompt, not several."""
+    salt: str | None = None
+    """Its prompt shares no cache with those of another salt."""
 
     def body(self, kv_transfer_params: msgspec.Raw | None = None) -> bytes:
         """The body for the engine that answers."""
@@ -79,12 +86,13 @@ class Call(msgspec.Struct, frozen=True):
             return msgspec.json.encode(self.fields)
         return msgspec.json.encode({**self.fields, "kv_transfer_params": kv_transfer_params})
 
-    def prefill_body(self) -> bytes:
-        """The body for an engine that only computes the prompt and keeps its KV blocks."""
+    def prefill_body(self, *, hold: bool = True) -> bytes:
+        """The body for an engine that only computes the prompt; ``hold``: and keeps its KV blocks for another."""
         kept = {name: raw for name, raw in self.fields.items() if name not in _NOT_FOR_PREFILL}
-        return msgspec.json.encode(
-            {**kept, "max_tokens": _ONE, "stream": _FALSE, "kv_transfer_params": _PREFILL_PARAMS}
-        )
+        kept.update(max_tokens=_ONE, stream=_FALSE)
+        if hold:
+            kept["kv_transfer_params"] = _PREFILL_PARAMS
+        return msgspec.json.encode(kept)
 
 
 def parse(kind: Kind, body: bytes, rules: Rules) -> Call:
@@ -93,32 +101,39 @@ def parse(kind: Kind, body: bytes, rules: Rules) -> Call:
         fields = _TOP.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, f"The body must be a JSON object: {error}") from None
-    _check_model(fields, rules.models)
+    model = _check_model(fields, rules.models)
+    adapter = model if model in rules.adapters else None
     if kind is Kind.OTHER:
-        return Call(
-            fields, stream=False, view=RequestView(prompt_tokens=len(body) // BYTES_PER_TOKEN, transferable=False)
-        )
+        view = RequestView(prompt_tokens=len(body) // BYTES_PER_TOKEN, transferable=False, adapter=adapter)
+        return Call(kind, fields, stream=False, view=view)
     prompt_tokens, single = _prompt(kind, fields)
     output_tokens = _max_tokens(fields, rules.max_model_len)
     count = _integer(fields, "n", least=1)
     if _given(fields, "kv_transfer_params"):
         raise ApiError(400, "kv_transfer_params: the router sets it; leave it out.", param="kv_transfer_params")
     return Call(
+        kind,
         fields,
         stream=_boolean(fields, "stream"),
+        single=single,
+        salt=_field(fields, "cache_salt", _STR, "a string") or None,
         view=RequestView(
             prompt_tokens=prompt_tokens,
             output_tokens=min(EXPECTED_OUTPUT_TOKENS, output_tokens or EXPECTED_OUTPUT_TOKENS),
             transferable=single and count in (None, 1) and not _needs_whole_prompt(fields),
+            adapter=adapter,
+            # The engine's own scale counts the other way.
+            priority=-(_field(fields, "priority", _INT, "an integer") or 0),
         ),
     )
 
 
-def _check_model(fields: Fields, models: frozenset[str]) -> None:
+def _check_model(fields: Fields, models: frozenset[str]) -> str | None:
     model = _field(fields, "model", _STR, "a string")
     if model is not None and model not in models:
         known = ", ".join(sorted(models))
         raise ApiError(404, f"model: {_shown(model)} does not exist here; served are: {known}.", param="model")
+    return model
 
 
 def _prompt(kind: Kind, fields: Fields) -> tuple[int, bool]:

@@ -16,6 +16,8 @@ from paceline_worker.http.message import Request, Response
 from paceline_worker.router.errors import ApiError, method_not_allowed
 from paceline_worker.router.fleet import Fleet
 from paceline_worker.router.flow import BrokenStream, Flow, Incoming
+from paceline_worker.router.hints import PREFIX as HINT_PREFIX
+from paceline_worker.router.hints import read_hints
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.parse import Kind, Rules, parse
 
@@ -38,7 +40,9 @@ class Routes:
     """The handler of the API server."""
 
     def __init__(self, config: wire.RouterConfig, fleet: Fleet, flow: Flow, metrics: Metrics, clock: Clock) -> None:
-        self._rules = Rules(frozenset((*config.served_names, *config.lora_names)), config.max_model_len)
+        adapters = frozenset(config.lora_names)
+        self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len)
+        self._classes = {entry.name: entry for entry in config.classes}
         self._models = _model_list(config)
         self._fleet = fleet
         self._flow = flow
@@ -84,13 +88,17 @@ class Routes:
             self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
 
     def _incoming(self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float) -> Incoming:
+        hints = read_hints(request, self._classes)
         call = parse(kind, request.body, self._rules)
-        if kind is not Kind.OTHER:
-            self._metrics.uncached_tokens.observe(call.view.prompt_tokens)
-        headers = [pair for pair in end_to_end(request.headers) if pair[0] not in (REQUEST_ID, b"content-type")]
+        headers = [
+            pair
+            for pair in end_to_end(request.headers)
+            if pair[0] not in (REQUEST_ID, b"content-type") and not pair[0].startswith(HINT_PREFIX)
+        ]
         target = f"{request.path}?{request.query}" if request.query else request.path
         return Incoming(
             call=call,
+            hints=hints,
             target=target.encode("latin-1"),
             headers=render([*headers, JSON, request_id]),
             request_id=request_id,

@@ -16,8 +16,14 @@ from paceline.policy.routing.fleet import EngineModel, NominalModel
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.pod_api import PodSelection
+from paceline_worker.router.prefixes.knowledge import Settings as KnowledgeSettings
+from paceline_worker.router.prefixes.knowledge import tier_weights
 
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
+BATCH_TOKENS: Final = 8192
+"""Of a prefill step: vLLM's default for ``--max-num-batched-tokens`` on large accelerators."""
+QUEUED_BATCHES: Final = 1.25
+"""Work that a prefill engine may have before the rest waits in the router: the next step is there when one ends."""
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
 SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
 SERVER_PORT_ENV: Final = "KUBERNETES_SERVICE_PORT"
@@ -84,11 +90,33 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 def placement_settings(config: wire.RouterConfig, model: EngineModel) -> PlacementSettings:
     """The part of a configuration that placement needs."""
-    local = config.local_prefill_tokens
+    local, split = config.local_prefill_tokens, config.cold_warm_split
     return PlacementSettings(
         disaggregated=config.disaggregated,
         local_prefill_tokens=default_local_prefill_tokens(model) if local is None else local,
         max_running_per_engine=config.admission.max_running_per_engine,
+        max_prefill_backlog_seconds=QUEUED_BATCHES * model.prefill_seconds(BATCH_TOKENS),
+        load_weight=config.placement.load_percent / 100,
+        cache_weight=config.placement.cache_percent / 100,
+        cold_tokens=split.cold_tokens if split.mode is wire.SplitMode.FIXED else None,
+        split_seconds=config.objective.ttft_milliseconds / 1000,
+    )
+
+
+def knowledge_settings(config: wire.RouterConfig, model: EngineModel) -> KnowledgeSettings:
+    """The part of a configuration that the knowledge of caches needs."""
+    weights = config.placement
+    return KnowledgeSettings(
+        model=config.served_names[0],
+        block_size=config.block_size,
+        max_entries=config.index_entries,
+        capacity_tokens=model.kv_capacity_tokens,
+        tier_weights=tier_weights(
+            host=weights.host_hit_percent / 100,
+            disk=weights.disk_hit_percent / 100,
+            shared=weights.shared_hit_percent / 100,
+        ),
+        sent_seconds=float(config.sessions.ttl_seconds),
     )
 
 

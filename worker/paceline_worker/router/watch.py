@@ -80,7 +80,7 @@ class Watch:
             return  # it is healthy by its own word; its load stays what it was
         load = read_load(page) if status == 200 else None
         if load is not None:
-            engine.reported = Reported(load.requests, load.kv_usage, own)
+            engine.reported = Reported(load.requests, load.kv_usage, own, load.adapters)
             engine.changed()
 
     def _found_bad(self, engine: Engine, what: str, *, refused: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from paceline.api import wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, TenancyMode, Toggle
+from paceline.api.v1alpha1.routing import Placement
 from paceline.errors import FieldProblem, SpecError
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
@@ -76,6 +77,16 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
         # The first pool computes prompts, and that is what the router weighs.
         engine_profile=engine_profile(md, hardware_pools(spec)[0]),
         block_size=spec.engine.kv_cache.block_size or DEFAULT_BLOCK_SIZE,
+        placement=_placement(spec.routing.placement),
+        cold_warm_split=wire.ColdWarmSplit(
+            mode=wire.SplitMode(spec.routing.cold_warm_split.mode), cold_tokens=spec.routing.cold_warm_split.cold_tokens
+        ),
+        sessions=wire.Sessions(
+            affinity=spec.routing.sessions.affinity is Toggle.ENABLED, ttl_seconds=spec.routing.sessions.ttl_seconds
+        ),
+        queue=wire.Queue(
+            order=wire.QueueOrder(spec.routing.queue.order), max_late_seconds=spec.routing.queue.max_late_seconds
+        ),
         admission=wire.Admission(
             max_queued_requests=admission.max_queued_requests,
             max_queue_seconds=admission.max_queue_seconds,
@@ -133,6 +144,16 @@ def _kv_cache(cache: KvCache) -> wire.KvCache:
         host_gib=cache.host_tier.size_gib if cache.host_tier else 0,
         disk_gib=cache.disk_tier.size_gib if cache.disk_tier else 0,
         shared=wire.SharedTier(kind=shared.type, endpoint=shared.endpoint) if shared else None,
+    )
+
+
+def _placement(placement: Placement) -> wire.PlacementWeights:
+    return wire.PlacementWeights(
+        load_percent=placement.load_weight_percent,
+        cache_percent=placement.cache_weight_percent,
+        host_hit_percent=placement.host_hit_percent,
+        disk_hit_percent=placement.disk_hit_percent,
+        shared_hit_percent=placement.shared_hit_percent,
     )
 
 

@@ -42,6 +42,8 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """LoRA adapter."""
     priority: int = 0
     """Higher ones are served first when requests wait."""
+    ttft_seconds: float | None = None
+    """Its own objective; None: that of the deployment."""
 
     def uncached_on(self, engine: EngineView) -> int:
         """Tokens of the prompt that the engine would have to compute."""

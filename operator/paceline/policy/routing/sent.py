@@ -42,6 +42,12 @@ class SentBlocks:
         if len(sent) > self.capacity:
             self._forget([sent.popitem(last=False)[0] for _ in range(len(sent) - self.capacity)])
 
+    def drop(self, blocks: Sequence[int]) -> None:
+        """The engine did not compute ``blocks`` after all."""
+        sent = self._until
+        dropped = [block for block in blocks if sent.pop(block, None) is not None]
+        self._forget(dropped)
+
     def expire(self, now: float, limit: int) -> None:
         """Forget what is over, at most ``limit`` blocks."""
         sent = self._until

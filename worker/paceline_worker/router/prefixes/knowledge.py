@@ -181,6 +181,12 @@ class Knowledge:
         if names:
             cache.sent.add(names, self._clock.monotonic() + seconds)
 
+    def failed(self, prompt: Prompt, engine: Engine) -> None:
+        """The engine did not answer: nothing may draw the same prompt there again."""
+        watched = self._watched.get(engine)
+        for rank in () if watched is None else watched.ranks:
+            rank.cache.sent.drop(prompt.names(rank.cache.block_size or self._settings.block_size))
+
     def mode(self, engine: Engine) -> Mode:
         """What is known of an engine goes by this."""
         watched = self._watched.get(engine)
@@ -300,7 +306,7 @@ class Knowledge:
         self._sizes = tuple(sorted(sizes)) or (default,)
 
 
-def default_weights(*, host: float, disk: float, shared: float) -> tuple[float, ...]:
+def tier_weights(*, host: float, disk: float, shared: float) -> tuple[float, ...]:
     """Worth of a block by tier, against one on the accelerator."""
     worth = {Tier.GPU: 1.0, Tier.SENT: 1.0, Tier.HOST: host, Tier.DISK: disk, Tier.SHARED: shared}
     return tuple(worth[tier] for tier in Tier)
