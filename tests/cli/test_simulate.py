@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,11 +83,29 @@ def test_the_same_seed_writes_the_same_policies(manifest: Path, trace: Path, tmp
     assert reports[0][0]["requests"] > 300
 
 
+def test_the_hash_seed_of_the_interpreter_changes_no_byte(manifest: Path, trace: Path, tmp_path: Path) -> None:
+    written = []
+    for hash_seed in ("1", "2"):
+        out = tmp_path / f"{hash_seed}.json"
+        command = ["simulate", str(manifest), "--trace", str(trace), "--trace-format", "paceline", "--json", str(out)]
+        code = "import sys; from paceline.cli import run; sys.exit(run(sys.argv[1:]))"
+        subprocess.run(
+            [sys.executable, "-c", code, *command, "--policy", "planner,hpa", "--rate-scale", "1.5", "--seed", "7"],
+            check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        )  # fmt: skip
+        # All but how long it took.
+        written.append(re.sub(rb'"(wall_seconds|simulated_requests_per_second)": [^,\n]+', b"", out.read_bytes()))
+    assert written[0] == written[1]
+    assert b'"hpa"' in written[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--policy", "magic"], "--policy: 'magic' is not known. Known policies: static-best"),
         (["--policy", "hpa,hpa"], "names a policy twice"),
+        (["--trace", "/nowhere/load.jsonl"], "/nowhere/load.jsonl: can't read the trace: No such file"),
+        (["--trace", "/"], "/: can't read the trace: Is a directory"),
         (["--engine-profile", "abacus"], "engine profile 'abacus' is not known"),
         (["--start-minute", "500"], "no request arrives between minute 500"),
         (["--rate-scale", "0"], "0 is not in the range"),
@@ -97,10 +117,10 @@ def test_the_same_seed_writes_the_same_policies(manifest: Path, trace: Path, tmp
 def test_what_can_not_be_used_is_named_with_what_is_allowed(
     manifest: Path, trace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    given = {"--policy": "static-best", "--trace-format": "paceline", "--minutes": "0.5"}
+    given = {"--trace": str(trace), "--policy": "static-best", "--trace-format": "paceline", "--minutes": "0.5"}
     given.update(zip(arguments[::2], arguments[1::2], strict=True))
     flags = [text for pair in given.items() for text in pair]
-    assert simulate(manifest, "--trace", trace, *flags) != 0
+    assert simulate(manifest, *flags) != 0
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "Traceback" not in error
