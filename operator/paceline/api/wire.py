@@ -273,6 +273,8 @@ class RouterConfig(_Wire, frozen=True, kw_only=True):
     """Prompts with at most this many uncached tokens are computed by the decode engine. None: from the engine model."""
     engine_profile: str | None = None
     """Name in :mod:`paceline.policy.scaling.profiles`; None when nothing is known of the hardware."""
+    engine_speed: Annotated[float, Meta(gt=0)] = 1.0
+    """How much faster engines are than the profile says: emulated ones can be."""
     block_size: Positive = 16
     placement: PlacementWeights = msgspec.field(default_factory=PlacementWeights)
     cold_warm_split: ColdWarmSplit = msgspec.field(default_factory=ColdWarmSplit)

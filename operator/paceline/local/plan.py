@@ -23,6 +23,8 @@ from paceline.policy.scaling.profiles import get_profile
 
 ROUTER_START_SECONDS: Final = 60.0
 FALLBACK_PROFILE: Final = "qwen3-32b-h200-tp2"
+EMULATOR_TOKENS: Final = "bytes"
+"""The router's name for the tokenizer of emulated engines."""
 """Engine model of emulated engines on hardware of which nothing is known."""
 
 Backend = Literal["emulator", "vllm"]
@@ -133,7 +135,7 @@ def make_plan(
     endpoint = options.port or ports.take()
     return LocalPlan(
         engines=tuple(engines),
-        router=_router(made.router, md, context, ports, endpoint, fleet_path, options.speed),
+        router=_router(made.router, md, context, ports, endpoint, fleet_path, options),
         endpoint_port=endpoint,
         wanted=wanted,
         fleet_path=fleet_path,
@@ -229,7 +231,7 @@ def _router(
     ports: PortAllocator,
     endpoint: int,
     fleet_path: Path,
-    speed: float,
+    options: ClusterOptions,
 ) -> PodPlan:
     identity = PodIdentity(f"{child.deployment['metadata']['name']}-0", md.metadata.namespace)
 
@@ -242,7 +244,8 @@ def _router(
             port=endpoint,
             admin_port=admin,
             fleet_file=fleet_path,
-            speed=speed,
+            speed=options.speed,
+            tokenizer=None if options.backend == "vllm" else EMULATOR_TOKENS,
         )
         return Launch(program, wire.EnginePorts(api=endpoint, admin=admin), lambda: ports.release(admin))
 

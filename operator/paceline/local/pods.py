@@ -71,11 +71,18 @@ def router_program(
     admin_port: int,
     fleet_file: Path,
     speed: float = 1.0,
+    tokenizer: str | None = None,
 ) -> Program:
-    """The router on ``port`` of loopback. Its objective is in the engines' time, so it shrinks with their ``speed``."""
+    """The router on ``port`` of loopback. Its objective is in the engines' time, so it shrinks with their ``speed``.
+
+    ``tokenizer``: see :class:`paceline.api.wire.RouterConfig`; None leaves it as it is.
+    """
     variables = _variables(template, identity, context)
     config = wire.decode(wire.RouterConfig, variables[ROUTER_CONFIG_ENV], source=ROUTER_CONFIG_ENV)
-    variables[ROUTER_CONFIG_ENV] = wire.encode(_at_speed(config, speed)).decode()
+    config = _at_speed(config, speed)
+    if tokenizer is not None:
+        config = msgspec.structs.replace(config, tokenizer=tokenizer)
+    variables[ROUTER_CONFIG_ENV] = wire.encode(config).decode()
     flags = {
         "--host": LOOPBACK,
         "--port": str(port),
@@ -184,6 +191,7 @@ def _at_speed(config: wire.RouterConfig, speed: float) -> wire.RouterConfig:
         return config
     return msgspec.structs.replace(
         config,
+        engine_speed=speed,
         objective=_faster(config.objective, speed),
         classes=tuple(
             msgspec.structs.replace(entry, objective=_faster(entry.objective, speed)) for entry in config.classes

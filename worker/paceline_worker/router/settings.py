@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from paceline.api import wire
 from paceline.errors import ConfigError
 from paceline.policy.routing.cost import Settings as PlacementSettings
-from paceline.policy.routing.fleet import EngineModel, NominalModel
+from paceline.policy.routing.fleet import EngineModel, FasterModel, NominalModel
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.pod_api import PodSelection
@@ -74,7 +74,9 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     if document is None:
         raise ConfigError(f"{CONFIG_ENV} is not set; it holds the router's configuration as JSON.")
     config = wire.decode(wire.RouterConfig, document, source=CONFIG_ENV)
-    model = NominalModel() if config.engine_profile is None else get_profile(config.engine_profile)
+    model: EngineModel = NominalModel() if config.engine_profile is None else get_profile(config.engine_profile)
+    if config.engine_speed != 1.0:
+        model = FasterModel(model, config.engine_speed)
     return Settings(
         host=flags.host,
         port=flags.port,

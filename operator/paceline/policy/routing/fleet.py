@@ -81,3 +81,26 @@ class NominalModel:
     def transfer_seconds(self, tokens: int) -> float:
         """10 ms of handshake and a million tokens a second."""
         return 0.01 + tokens * 1e-6 if tokens > 0 else 0.0
+
+
+class FasterModel:
+    """A model of engines that run ``speed`` times as fast as ``model`` says."""
+
+    __slots__ = ("_model", "_speed", "kv_capacity_tokens")
+
+    def __init__(self, model: EngineModel, speed: float) -> None:
+        self._model = model
+        self._speed = speed
+        self.kv_capacity_tokens = model.kv_capacity_tokens
+
+    def prefill_seconds(self, new_tokens: int, cached_tokens: int = 0) -> float:
+        """See :class:`EngineModel`."""
+        return self._model.prefill_seconds(new_tokens, cached_tokens) / self._speed
+
+    def step_seconds(self, sequences: int, context_tokens: int) -> float:
+        """See :class:`EngineModel`."""
+        return self._model.step_seconds(sequences, context_tokens) / self._speed
+
+    def transfer_seconds(self, tokens: int) -> float:
+        """See :class:`EngineModel`."""
+        return self._model.transfer_seconds(tokens) / self._speed
