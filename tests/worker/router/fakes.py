@@ -122,6 +122,8 @@ class FakeEngine:
     state: wire.EngineState = wire.EngineState.READY
     revision: str = "r1"
     start_id: str = "1"
+    kv_events: str | None = None
+    kv_replay: str | None = None
     behaviour: Behaviour = answer
     chunks: int = 5
     healthy: bool = True
@@ -159,7 +161,7 @@ class FakeEngine:
     def endpoint(self) -> wire.EngineEndpoint:
         return wire.EngineEndpoint(
             name=self.name, host="127.0.0.1", port=self.port, role=self.role, state=self.state,
-            start_id=self.start_id, revision=self.revision,
+            start_id=self.start_id, revision=self.revision, kv_events=self.kv_events, kv_replay=self.kv_replay,
         )  # fmt: skip
 
 
