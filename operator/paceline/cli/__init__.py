@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from paceline import __version__
+from paceline.cli.explain import explain
 from paceline.cli.operator import operator
 from paceline.cli.simulate import simulate
 from paceline.cli.up import up
@@ -32,6 +33,7 @@ def command_line() -> None:
     """Serve language models on vLLM, split into prefill and decode, at a latency objective."""
 
 
+command_line.add_command(explain)
 command_line.add_command(operator)
 command_line.add_command(simulate)
 command_line.add_command(up)

@@ -1,0 +1,124 @@
+"""``paceline explain --request FILE``: ask a router where a request would go, and why; nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from paceline.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_ROUTER: Final = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS: Final = 30.0
+MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
+EXPLAIN: Final = {"x-paceline-explain": "only", "content-type": "application/json"}
+SHOWN_ENGINES: Final = 16
+
+COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute", "transfer", "decode", "")
+
+
+@click.command()
+@click.option(
+    "--request",
+    "request_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="JSON body of the request, as a client would send it; - reads standard input.",
+)
+@click.option("--router", default=DEFAULT_ROUTER, show_default=True, metavar="URL", help="Router to ask.")
+@click.option("--session", metavar="ID", help="Session that the request belongs to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the router's answer as it is.")
+def explain(request_file: Path, router: str, session: str | None, *, as_json: bool) -> None:
+    """Show for one request: what each engine holds of its prompt, what it would cost there, and the choice.
+
+    Times are milliseconds through the engine model. Nothing is run on any engine.
+    """
+    import msgspec
+
+    body = _read(request_file)
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{request_file}: must be a JSON object: {error}") from None
+    path = "/v1/chat/completions" if "messages" in fields else "/v1/completions"
+    headers = EXPLAIN if session is None else {**EXPLAIN, "x-paceline-session": session}
+    answer = _ask(router.rstrip("/") + path, body, headers)
+    if as_json:
+        click.echo(answer.text)
+        return
+    for line in _lines(answer.json()):
+        click.echo(line)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with click.open_file(str(path), "rb") as source:
+            content: bytes = source.read(MAX_REQUEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--request: can't read {path}: {reason}.") from None
+    if len(content) > MAX_REQUEST_BYTES:
+        raise ConfigError(f"--request: {path} has more than {MAX_REQUEST_BYTES} bytes.")
+    return content
+
+
+def _ask(url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    import httpx
+
+    try:
+        answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise EngineError(f"--router: {url} can't be asked: {error}.") from None
+    if answer.status_code != 200 or not answer.headers.get("content-type", "").startswith("application/json"):
+        raise EngineError(f"The router answered {answer.status_code}: {answer.text[:500]}")
+    return answer
+
+
+def _lines(explained: dict[str, Any]) -> list[str]:
+    """The answer as a person reads it."""
+    kind = "tokens" if explained["exact"] else "tokens, estimated from the text"
+    lines = [f"prompt: {explained['promptTokens']:,} {kind}; output: {explained['outputTokens']:,} expected"]
+    decode, prefill = explained["decode"], explained["prefill"]
+    if decode is None:
+        lines.append("no engine has room: the request would wait")
+    else:
+        lines.append(f"decode on {decode}: {explained['decodeCost']:,.1f} ms, its prompt and its output")
+        where = f"prefill on {prefill}" if prefill else f"prefill there too ({explained['reason']})"
+        lines.append(f"{where}: {explained['prefillCost']:,.1f} ms until the prompt is there")
+    rows = [COLUMNS, *(_row(engine, decode, prefill) for engine in explained["engines"][:SHOWN_ENGINES])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines.append("")
+    for row in rows:
+        cells = (
+            cell.ljust(width) if column in (0, 1, 8) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    left_out = explained["enginesLeftOut"] + max(0, len(explained["engines"]) - SHOWN_ENGINES)
+    if left_out:
+        lines.append(f"and {left_out} more, which would cost more")
+    return lines
+
+
+def _row(engine: dict[str, Any], decode: str | None, prefill: str | None) -> tuple[str, ...]:
+    note = {decode: "decode", prefill: "prefill"}.get(engine["name"], "")
+    if not engine["usable"]:
+        note = "not usable"
+    elif not engine["room"]:
+        note = f"{note} full".strip()
+    transfer = engine["transfer"]
+    return (
+        engine["name"],
+        engine["role"],
+        f"{engine['matchedTokens']:,}",
+        f"{engine['worthTokens']:,}",
+        f"{engine['queue']:,.1f}",
+        f"{engine['compute']:,.1f}",
+        "-" if transfer is None else f"{transfer:,.1f}",
+        f"{engine['decode']:,.1f}",
+        note,
+    )
