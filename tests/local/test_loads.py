@@ -23,6 +23,13 @@ def test_a_conversation_is_generated_and_named_with_its_seed() -> None:
     assert 100 < len(chosen.trace.requests) < 350
 
 
+def test_agents_are_generated_to_fit_the_model() -> None:
+    chosen = choose_load(LoadChoice("agents", 5.0, seed=7), max_model_len=8192, real_engines=False)
+    assert chosen.title == "generated agents, seed 7"
+    assert len(chosen.trace.requests) > 100
+    assert chosen.left_out == 0
+
+
 def test_real_engines_get_a_gentler_load_that_fits_the_model() -> None:
     chosen = choose_load(LoadChoice("conversation", 2.0), max_model_len=4096, real_engines=True)
     assert 20 < len(chosen.trace.requests) < 100
@@ -49,7 +56,7 @@ def test_a_model_too_short_for_every_request_is_refused(trace: str) -> None:
 
 @pytest.mark.parametrize("kind", ["", "mooncake", "mooncake:", "azure:x", "conversation:x"])
 def test_an_unknown_load_is_refused_with_those_that_are_known(kind: str) -> None:
-    with pytest.raises(ConfigError, match="use conversation or mooncake:FILE"):
+    with pytest.raises(ConfigError, match="use conversation, agents or mooncake:FILE"):
         choose_load(LoadChoice(kind), max_model_len=None, real_engines=False)
 
 

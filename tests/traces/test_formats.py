@@ -255,3 +255,20 @@ def test_a_servegen_load_that_is_too_large_names_the_rate_that_is_not(tmp_path: 
 def test_a_window_without_servegen_traffic_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no request arrives"):
         read_trace(servegen_archive(tmp_path), "servegen", start_minute=30, minutes=5)
+
+
+@pytest.mark.parametrize("name", ["conversation", "agents"])
+def test_a_load_is_generated_where_no_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trace = read_trace(Path(name), "mooncake", minutes=2, seed=3)
+    assert trace == read_trace(Path(name), "azure", minutes=2, seed=3)
+    assert trace.name == name
+    more = read_trace(Path(name), "mooncake", minutes=2, generated_rate=5, seed=3)
+    assert len(more.requests) > 2 * len(trace.requests)
+    part = read_trace(Path(name), "mooncake", start_minute=1, minutes=1, seed=3)
+    assert part.requests[-1].arrival_seconds < 60
+    (tmp_path / name).write_text("nothing\n")
+    with pytest.raises(TraceError, match="none of its 1 lines"):
+        read_trace(Path(name), "mooncake")

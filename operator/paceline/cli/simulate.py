@@ -20,7 +20,13 @@ SHOWN_PROBLEMS = 3
 
 @click.command()
 @click.argument("file")
-@click.option("--trace", "trace_file", type=click.Path(path_type=Path), required=True, help="Trace to replay.")
+@click.option(
+    "--trace",
+    "trace_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Trace to replay; conversation or agents generates a load of that shape.",
+)
 @click.option(
     "--trace-format",
     type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),

@@ -62,7 +62,7 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
     show_default=True,
     help="Of the endpoint; 0 takes any free one.",
 )
-@click.option("--load", "load_kind", metavar="KIND", help="Send a load: conversation, or mooncake:FILE for a trace.")
+@click.option("--load", "load_kind", metavar="KIND", help="Load to send: conversation, agents, or mooncake:FILE.")
 @click.option(
     "--load-minutes", type=MINUTES, default=2.0, show_default=True, help="How much of the load, in its own time."
 )

@@ -1,5 +1,5 @@
-"""Which requests a load consists of: ``conversation`` generates them, ``mooncake:FILE`` reads a trace. Called by
-``up``.
+"""Which requests a load consists of: ``conversation`` and ``agents`` generate them, ``mooncake:FILE`` reads
+a trace. Called by ``up``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from paceline.errors import ConfigError
+from paceline.traces.agents import AgentShape, generate_agents
 from paceline.traces.generate import ConversationShape, generate_conversations
 from paceline.traces.mooncake import read_mooncake
 from paceline.traces.record import Trace
 
-KINDS: Final = "conversation or mooncake:FILE"
+KINDS: Final = "conversation, agents or mooncake:FILE"
 CPU_REQUESTS_PER_SECOND: Final = 0.5
 """Rate of the generated load on real engines: ``up`` runs them on the CPUs of this machine."""
 
@@ -60,6 +61,15 @@ def choose_load(choice: LoadChoice, *, max_model_len: int | None, real_engines: 
         rng = random.Random(choice.seed)  # noqa: S311 - a load, not a secret
         trace = generate_conversations(shape, seconds=seconds, rng=rng)
         title = f"generated conversations, seed {choice.seed}"
+    elif choice.kind == "agents":
+        agents = AgentShape()
+        if real_engines:
+            agents = replace(agents, requests_per_second=CPU_REQUESTS_PER_SECOND)
+        if max_model_len is not None:
+            agents = agents.fitted(max_model_len)
+        rng = random.Random(choice.seed)  # noqa: S311 - a load, not a secret
+        trace = generate_agents(agents, seconds=seconds, rng=rng)
+        title = f"generated agents, seed {choice.seed}"
     elif kind == "mooncake" and separator and file:
         window = read_mooncake(Path(file)).window(start_seconds=choice.start_minute * 60, seconds=seconds)
         trace = window.spread_ticks() if choice.spread_ticks else window

@@ -79,7 +79,7 @@ def generate_conversations(shape: ConversationShape, *, seconds: float, rng: ran
         raise ConfigError(f"{expected:,.0f} requests are too many to generate; at most {MAX_REQUESTS:,}.")
     system_blocks = -(-shape.system_tokens // BLOCK_SIZE)
     popularity = [1 / (rank + 1) for rank in range(shape.system_prompts)]
-    ids = _BlockIds(shape.system_prompts * system_blocks)
+    ids = BlockIds(shape.system_prompts * system_blocks)
     start_rate = shape.requests_per_second / shape.turns_mean
     requests: list[TraceRequest] = []
     # Conversations that began before the window still send turns in it: without them the load would ramp up.
@@ -100,8 +100,8 @@ def generate_conversations(shape: ConversationShape, *, seconds: float, rng: ran
     return Trace("conversation", in_order(requests))
 
 
-class _BlockIds:
-    """Ids that no other block has."""
+class BlockIds:
+    """Ids that no other block has, from ``first`` on."""
 
     __slots__ = ("_next",)
 
@@ -122,7 +122,7 @@ def _conversation(
     start: float,
     end: float,
     history: list[int],
-    ids: _BlockIds,
+    ids: BlockIds,
     rng: random.Random,
 ) -> Iterator[TraceRequest]:
     """The turns of one conversation. ``history`` begins with the system prompt's blocks and grows with every turn."""
@@ -130,8 +130,8 @@ def _conversation(
     context = len(history) * BLOCK_SIZE
     turn = 0
     while arrival < end:
-        prompt = context + _log_normal(rng, shape.message_median, shape.message_sigma)
-        output = _log_normal(rng, shape.output_median, shape.output_sigma)
+        prompt = context + log_normal(rng, shape.message_median, shape.message_sigma)
+        output = log_normal(rng, shape.output_median, shape.output_sigma)
         if prompt + output > shape.max_tokens:
             if turn > 0:
                 return
@@ -147,5 +147,6 @@ def _conversation(
         turn += 1
 
 
-def _log_normal(rng: random.Random, median: int, sigma: float) -> int:
+def log_normal(rng: random.Random, median: float, sigma: float) -> int:
+    """A length of at least one token."""
     return max(1, round(rng.lognormvariate(math.log(median), sigma)))
