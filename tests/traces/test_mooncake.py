@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from paceline.errors import TraceError
-from paceline.traces.mooncake import MAX_LINE_BYTES, MAX_PROBLEMS, read_mooncake
+from paceline.traces.mooncake import read_mooncake
+from paceline.traces.record import assumed_answer_seconds
+from paceline.traces.rows import MAX_LINE_BYTES, MAX_PROBLEMS
 
 ROW = {"timestamp": 1500, "input_length": 600, "output_length": 7, "hash_ids": [3, 9]}
 
@@ -56,6 +58,9 @@ def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
         (ROW | {"hash_ids": [1, -2]}, "hash_ids"),
         (ROW | {"hash_ids": [1]}, "hash_ids has 1 entries, but input_length 600 makes 2"),
         ({"timestamp": 0, "input_length": 5}, "output_length"),
+        (ROW | {"timestamp": None}, "has no timestamp, and no request of its session before it"),
+        (ROW | {"timestamp": None, "session_id": "new", "delay": 5}, "has no timestamp, and no request of its session"),
+        (ROW | {"delay": -1}, "delay"),
     ],
 )
 def test_a_bad_row_costs_that_row_only_and_is_named_by_its_line(tmp_path: Path, row: object, reason: str) -> None:
@@ -67,6 +72,16 @@ def test_a_bad_row_costs_that_row_only_and_is_named_by_its_line(tmp_path: Path, 
     assert str(problem).startswith("line 2: ")
 
 
+def test_a_turn_without_a_time_stamp_comes_its_delay_after_the_answer_to_the_one_before(tmp_path: Path) -> None:
+    later = {"session_id": "chat", "delay": 2000, "input_length": 700, "output_length": 100}
+    trace = read_mooncake(write(tmp_path / "t", ROW | {"session_id": "chat"}, later, later, ROW | {"session_id": 7}))
+    first, other, second, third = trace.requests
+    assert [request.session for request in trace.requests] == ["chat", "7", "chat", "chat"]
+    assert other.arrival_seconds == first.arrival_seconds == 1.5
+    assert second.arrival_seconds == pytest.approx(1.5 + assumed_answer_seconds(7) + 2)
+    assert third.arrival_seconds == pytest.approx(second.arrival_seconds + assumed_answer_seconds(100) + 2)
+
+
 def test_all_bad_rows_are_counted_but_only_the_first_are_described(tmp_path: Path) -> None:
     trace = read_mooncake(write(tmp_path / "t", ROW, *["x"] * (MAX_PROBLEMS + 5)))
     assert trace.malformed == MAX_PROBLEMS + 5
@@ -74,7 +89,7 @@ def test_all_bad_rows_are_counted_but_only_the_first_are_described(tmp_path: Pat
 
 
 def test_a_file_without_a_good_row_is_refused_with_its_first_problem(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"none of its 2 lines is a Mooncake request \(line 1: "):
+    with pytest.raises(TraceError, match=r"there is no request in it that is a Mooncake request \(line 1: "):
         read_mooncake(write(tmp_path / "t", "x", "y"))
 
 

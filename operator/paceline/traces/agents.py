@@ -18,12 +18,9 @@ from typing import Final
 
 from paceline.errors import ConfigError
 from paceline.traces.generate import BLOCK_SIZE, MAX_REQUESTS, BlockIds, log_normal
-from paceline.traces.record import Trace, TraceRequest, in_order
+from paceline.traces.record import Trace, TraceRequest, assumed_answer_seconds, in_order
 
 LEAST_MODEL_LENGTH: Final = 2048
-ANSWER_BASE_SECONDS: Final = 0.5
-ANSWER_TOKEN_SECONDS: Final = 0.02
-"""When the answer that a tool call is in ends: a trace has fixed arrivals, so the time of the answer is assumed."""
 _SETTLING_SECONDS: Final = 600.0
 """How long the traffic has been going on before the window begins."""
 
@@ -147,7 +144,7 @@ class _Work:
             output = min(room, log_normal(rng, shape.output_median, shape.output_sigma))
             self._ids.grow(blocks, prompt)
             self.requests.append(TraceRequest(arrival, prompt, output, tuple(blocks), BLOCK_SIZE, session))
-            arrival += ANSWER_BASE_SECONDS + ANSWER_TOKEN_SECONDS * output
+            arrival += assumed_answer_seconds(output)
             if rng.random() < 1 / steps_mean:
                 return arrival, output
             self._ids.grow(blocks, prompt + output)

@@ -7,8 +7,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from paceline.errors import ConfigError
+
+ANSWER_BASE_SECONDS: Final = 0.5
+ANSWER_TOKEN_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,11 @@ class Trace:
         """The requests whose prompt and output fit a model's length, and how many did not."""
         fit = tuple(r for r in self.requests if r.input_tokens + r.output_tokens <= max_model_len)
         return replace(self, requests=fit), len(self.requests) - len(fit)
+
+
+def assumed_answer_seconds(output_tokens: int) -> float:
+    """Time from a request to the end of its answer, where a trace says only what comes after it."""
+    return ANSWER_BASE_SECONDS + ANSWER_TOKEN_SECONDS * output_tokens
 
 
 def in_order(requests: Iterable[TraceRequest]) -> tuple[TraceRequest, ...]:
