@@ -100,7 +100,12 @@ def simulated(case: Case) -> Side:
 def measured(case: Case, folder: Path) -> Measured:
     """The slice over HTTP. Raises RuntimeError if a request fails: there is nothing to compare then."""
     with running_stack(
-        folder, prefill=case.prefill, decode=case.decode, profile=case.profile, speed=case.speed
+        folder,
+        prefill=case.prefill,
+        decode=case.decode,
+        profile=case.profile,
+        speed=case.speed,
+        kv_events=any(request.blocks for request in case.trace.requests),
     ) as stack:
         results = asyncio.run(_replay(case, stack))
         lag = sum(_lag(url) for url in stack.engine_urls)

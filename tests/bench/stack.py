@@ -5,6 +5,7 @@ No engine worker and no local runtime: a measurement of the router starts only w
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -87,23 +88,45 @@ def _process(arguments: list[str], log: Path, environment: dict[str, str]) -> It
                 process.wait()
 
 
+def _events_config(name: str, events: int, replay: int) -> list[str]:
+    config = {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": f"tcp://127.0.0.1:{events}",
+        "replay_endpoint": f"tcp://127.0.0.1:{replay}",
+        "topic": f"kv@{name}@{SERVED_NAME}",
+    }
+    return ["--kv-events-config", json.dumps(config)]
+
+
 @contextmanager
 def running_stack(
-    folder: Path, *, prefill: int, decode: int, profile: str, speed: float, local_prefill_tokens: int = 0
+    folder: Path,
+    *,
+    prefill: int,
+    decode: int,
+    profile: str,
+    speed: float,
+    local_prefill_tokens: int = 0,
+    kv_events: bool = False,
 ) -> Iterator[Stack]:
-    """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit."""
+    """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit.
+
+    ``kv_events``: whether engines tell the router what they hold.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     roles = [wire.Role.PREFILL] * prefill + [wire.Role.DECODE] * decode
-    ports = free_ports(2 * len(roles) + 2)
+    ports = free_ports(4 * len(roles) + 2)
     router_port, admin_port = ports[:2]
     endpoints = []
     with ExitStack() as processes:
         started = []
         for index, role in enumerate(roles):
-            port, side_channel = ports[2 + 2 * index : 4 + 2 * index]
+            port, side_channel, events, replay = ports[2 + 4 * index : 6 + 4 * index]
+            publisher = _events_config(f"engine-{index}", events, replay) if kv_events else []
             process = processes.enter_context(_process(
                 ["paceline_worker.emulator", "--host", "127.0.0.1", "--port", str(port), "--model", SERVED_NAME,
-                 "--profile", profile, "--speed", str(speed), "--kv-transfer-config", CONNECTOR],
+                 "--profile", profile, "--speed", str(speed), "--kv-transfer-config", CONNECTOR, *publisher],
                 folder / f"engine-{index}.log",
                 {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel)},
             ))  # fmt: skip
@@ -112,6 +135,8 @@ def running_stack(
                 wire.EngineEndpoint(
                     name=f"engine-{index}", host="127.0.0.1", port=port, role=role,
                     state=wire.EngineState.READY, start_id=str(process.pid),
+                    kv_events=f"tcp://127.0.0.1:{events}" if kv_events else None,
+                    kv_replay=f"tcp://127.0.0.1:{replay}" if kv_events else None,
                 )
             )  # fmt: skip
         for url, process in started:
@@ -122,6 +147,7 @@ def running_stack(
             deployment="bench", namespace="default", served_names=(SERVED_NAME,),
             objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50),
             disaggregated=bool(prefill and decode), engine_profile=profile, local_prefill_tokens=local_prefill_tokens,
+            engine_speed=speed,
         )  # fmt: skip
         router = processes.enter_context(_process(
             ["paceline_worker.router", "--host", "127.0.0.1", "--port", str(router_port),

@@ -122,9 +122,11 @@ class SimEngine:
         """Whether it has nothing to do and nothing that another engine waits for."""
         return self.quiet and not self.held
 
-    def expect(self, request: SimRequest) -> None:
-        """Reserve memory for a request whose blocks are on their way."""
+    def expect(self, request: SimRequest) -> float:
+        """Reserve memory for a request whose blocks it is to fetch. Returns when it begins to: between two steps."""
         self.incoming += request.prompt
+        self.settle()
+        return self._present()
 
     def join(self, request: SimRequest) -> None:
         """The blocks of an expected request are here: it decodes from the next step on."""
@@ -230,15 +232,13 @@ class SimEngine:
         while free < self.batch and self.batch > 1:
             self._preempt()
             free = self.capacity - self.used
-        if free < self.least_free:
-            self.least_free = free
+        self.least_free = min(self.least_free, free)
         batch = self.batch
         steps = self._first_end() - self.step
         if free < steps * batch:
             steps = max(1, free // batch)
         self._run_end = self.step + steps
         self._epoch = epoch = self._epoch + 1
-        # As in _do_steps.
         first = self._step_base + self._step_sequence * batch + self._step_context * self.context
         until = self.clock + steps * (first + self._step_context * batch * (steps - 1) / 2)
         self._loop.at(until, self._end_run, epoch)

@@ -317,8 +317,8 @@ class SimRouter:
     def _transfer(self, request: SimRequest, station: Station) -> None:
         self._assign(request, station)
         request.decoder = station.engine
-        station.engine.expect(request)
-        self._loop.at(self._loop.now + self._profile.transfer_seconds(request.prompt), self._transferred, request)
+        begin = station.engine.expect(request)
+        self._loop.at(begin + self._profile.transfer_seconds(request.prompt), self._transferred, request)
 
     def _transferred(self, request: SimRequest) -> None:
         if request.prefiller is not None:

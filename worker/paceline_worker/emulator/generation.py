@@ -27,9 +27,9 @@ class Generation:
     """The content of a :class:`Sequence` with real tokens. Generations of one prompt share its list."""
 
     __slots__ = (
-        "_hashes", "_root", "arrived_at", "block_size", "finish_reason", "first_token_at", "held_text", "index",
-        "last_token_at", "output", "plan", "prompt", "remote_state", "scheduled_at", "seed", "sequence", "sink",
-        "stop_reason", "tail", "voice",
+        "_hashes", "_prompt_state", "_root", "arrived_at", "block_size", "finish_reason", "first_token_at", "held_text",
+        "index", "last_token_at", "output", "plan", "prompt", "remote_state", "scheduled_at", "seed", "sequence",
+        "sink", "stop_reason", "tail", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +64,7 @@ class Generation:
         self.tail = ""
         self.arrived_at = self.scheduled_at = self.first_token_at = self.last_token_at = 0.0
         self._hashes: list[int] = []
+        self._prompt_state: int | None = None
         self._root = blake2b(f"{plan.lora or ''}\0{plan.salt or ''}".encode(), digest_size=_HASH_BYTES).digest()
         transfer = (plan.transfer or {}) if transfers else {}
         self.sequence = Sequence(
@@ -98,7 +99,9 @@ class Generation:
 
     def prompt_state(self) -> int:
         """State of the prompt but its last token: what travels with its KV blocks."""
-        return fold(self.prompt[:-1])
+        if self._prompt_state is None:
+            self._prompt_state = fold(self.prompt[:-1])
+        return self._prompt_state
 
     def say(self, forced: int | None = None) -> None:
         """Produce the next token (or ``forced``) and hand it on. Sets ``finish_reason`` if it was the last."""
