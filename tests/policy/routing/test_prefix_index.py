@@ -13,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paceline.policy.routing.block_hashes import ChainMemory, chain, root
 from paceline.policy.routing.engine_cache import EngineCache, Oddity
 from paceline.policy.routing.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, Event
-from paceline.policy.routing.prefix_index import PrefixIndex, Tier, gallop, spread, walk
+from paceline.policy.routing.prefix_index import PrefixIndex, Spreader, Tier, gallop, walk
 
 SIZE = 2
 """Tokens a block."""
 EVEN = [1.0] * len(Tier)
+spread = Spreader().spread
 TOKENS = st.lists(st.integers(0, 2), min_size=SIZE, max_size=6 * SIZE)
 MEDIA = {"GPU": Tier.GPU, "CPU": Tier.HOST, "STORAGE": Tier.DISK}
 

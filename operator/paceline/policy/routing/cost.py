@@ -5,7 +5,7 @@ Used by :mod:`paceline.policy.routing.placement` to choose, and by the router to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -70,22 +70,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pricing:
-    """Costs of one request. Made for each placement; what does not depend on the engine is computed once."""
+    """Costs of one request. Made for each placement; what many engines have in common is computed once."""
 
-    __slots__ = ("_fresh", "_idle", "_model", "_request", "_settings", "_transfer")
+    __slots__ = ("_compute", "_idle", "_match", "_model", "_request", "_settings", "_transfer")
 
     def __init__(self, request: RequestView, settings: Settings, model: EngineModel) -> None:
+        prompt, weight = request.prompt_tokens, settings.cache_weight
         self._request = request
         self._settings = settings
         self._model = model
-        self._fresh = model.prefill_seconds(request.prompt_tokens)
-        self._transfer = model.transfer_seconds(request.prompt_tokens)
-        self._idle = request.output_tokens * model.step_seconds(1, request.prompt_tokens)
+        self._match = request.match if weight == 1.0 else {n: int(weight * held) for n, held in request.match.items()}
+        self._compute = {0: model.prefill_seconds(prompt)}
+        """By tokens held."""
+        self._transfer = {0: model.transfer_seconds(prompt)}
+        """By tokens held."""
+        self._idle = request.output_tokens * model.step_seconds(1, prompt)
 
     def uncached(self, engine: EngineView) -> int:
         """Tokens that count as not held by the engine: what it holds counts by the cache weight."""
-        prompt, match = self._request.prompt_tokens, self._request.match.get(engine.name)
-        return max(0, prompt - int(self._settings.cache_weight * match)) if match else prompt
+        return max(0, self._request.prompt_tokens - self._match.get(engine.name, 0))
 
     def queue(self, engine: EngineView) -> float:
         """Until the engine begins with this prompt."""
@@ -95,14 +98,31 @@ class Pricing:
 
     def compute(self, engine: EngineView) -> float:
         """Prefill of what the engine does not hold."""
-        uncached = self.uncached(engine)
-        prompt = self._request.prompt_tokens
-        return self._fresh if uncached == prompt else self._model.prefill_seconds(uncached, prompt - uncached)
+        held = self._match.get(engine.name, 0)
+        seconds = self._compute.get(held)
+        if seconds is None:
+            uncached = self.uncached(engine)
+            seconds = self._model.prefill_seconds(uncached, self._request.prompt_tokens - uncached)
+            self._compute[held] = seconds
+        return seconds
+
+    def waits(self, engines: Sequence[EngineView]) -> list[float]:
+        """:meth:`queue` + :meth:`compute` of each: until it has the prompt computed."""
+        if self._request.adapter is not None:
+            return [self.queue(engine) + self.compute(engine) for engine in engines]
+        match, load, times, compute = self._match.get, self._settings.load_weight, self._compute.get, self.compute
+        return [
+            load * engine.prefill_backlog_seconds + (times(match(engine.name, 0)) or compute(engine))
+            for engine in engines
+        ]
 
     def transfer(self, decode: EngineView) -> float:
         """Moving the KV blocks that ``decode`` does not hold, within a zone."""
-        uncached = self.uncached(decode)
-        return self._transfer if uncached == self._request.prompt_tokens else self._model.transfer_seconds(uncached)
+        held = self._match.get(decode.name, 0)
+        seconds = self._transfer.get(held)
+        if seconds is None:
+            seconds = self._transfer[held] = self._model.transfer_seconds(self.uncached(decode))
+        return seconds
 
     def decode(self, engine: EngineView) -> float:
         """Output steps at the batch that the request would join, stretched by KV pressure.
@@ -111,9 +131,12 @@ class Pricing:
         """
         model, request = self._model, self._request
         context = engine.context_tokens + request.prompt_tokens
-        capacity = model.kv_capacity_tokens
-        pressure = max(engine.kv_usage, context / capacity) if capacity else engine.kv_usage
-        seconds = request.output_tokens * model.step_seconds(engine.running + 1, context) / (1 - min(pressure, FULL_KV))
+        capacity, pressure = model.kv_capacity_tokens, engine.kv_usage
+        if capacity and context > pressure * capacity:
+            pressure = context / capacity
+        if pressure > FULL_KV:
+            pressure = FULL_KV
+        seconds = request.output_tokens * model.step_seconds(engine.running + 1, context) / (1 - pressure)
         weight = self._settings.load_weight
         return seconds if weight == 1.0 else self._idle + weight * (seconds - self._idle)
 

@@ -7,12 +7,13 @@ LOAD, which is seen a second late; a prefix that an engine holds is known exactl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from paceline.api.wire import Role
 from paceline.policy.routing.cost import Pricing, RequestView, Settings, distance
 from paceline.policy.routing.fleet import EngineModel, EngineView
 
@@ -22,6 +23,7 @@ LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
+INFINITE: Final = float("inf")
 
 
 class Prefill(StrEnum):
@@ -94,19 +96,18 @@ def choose(
     pricing = Pricing(request, settings, model)
     helpers: list[EngineView] = []
     if settings.disaggregated and request.transferable:
-        helpers = [
-            engine for engine in engines if engine.usable and engine.prefills and engine.name not in request.avoid
-        ]
+        helpers = [engine for engine in engines if engine.usable and engine.role is not Role.DECODE]
+        if request.avoid:
+            helpers = [engine for engine in helpers if engine.name not in request.avoid]
     waits = _waits(helpers, pricing, settings)
     soonest: dict[str, float] = {}
     for helper, wait in zip(helpers, waits, strict=True):
-        soonest[helper.revision] = min(wait, soonest.get(helper.revision, wait))
-    costs, loads = [], []
-    for engine in candidates:
-        seconds = pricing.decode(engine)
-        loads.append(pricing.load(seconds))
-        costs.append(seconds + _prompt_seconds(engine, soonest, pricing, settings))
-    best = _pick(candidates, costs, loads, request.prefer, random)
+        if wait < soonest.get(helper.revision, INFINITE):
+            soonest[helper.revision] = wait
+    steps = [pricing.decode(engine) for engine in candidates]
+    prompts = _prompt_seconds(candidates, soonest, pricing, settings)
+    costs = [one + other for one, other in zip(steps, prompts, strict=True)]
+    best = _pick(candidates, costs, lambda index: pricing.load(steps[index]), request.prefer, random)
     decode = candidates[best]
     prefill, reason, seconds = _place_prefill(request, decode, helpers, waits, pricing, settings, random)
     return Placement(
@@ -123,7 +124,7 @@ def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid:
     """Engines with room whose role it is; engines of any role when none has that role, for each can do it."""
     usable = [engine for engine in engines if engine.usable]
     if settings.disaggregated:
-        usable = [engine for engine in usable if engine.decodes] or usable
+        usable = [engine for engine in usable if engine.role is not Role.PREFILL] or usable
     limit = settings.max_running_per_engine
     roomy = [engine for engine in usable if engine.running < limit]
     if avoid:
@@ -133,7 +134,7 @@ def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid:
 
 def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) -> list[float]:
     """Seconds until each prefill engine has the prompt computed, with the surcharge of the pool that is not its own."""
-    waits = [pricing.queue(engine) + pricing.compute(engine) for engine in helpers]
+    waits = pricing.waits(helpers)
     if settings.cold_tokens is None or len(helpers) < 2:
         return waits
     cold = min(map(pricing.uncached, helpers)) >= settings.cold_tokens
@@ -145,13 +146,22 @@ def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) 
     return waits
 
 
-def _prompt_seconds(engine: EngineView, soonest: dict[str, float], pricing: Pricing, settings: Settings) -> float:
-    """Until a decode engine has the prompt, computed there or elsewhere."""
-    remote = soonest.get(engine.revision)
-    if remote is None or pricing.uncached(engine) <= settings.local_prefill_tokens:
-        return pricing.queue(engine) + pricing.compute(engine)
-    remote += pricing.transfer(engine)
-    return min(remote, pricing.queue(engine) + pricing.compute(engine)) if engine.prefills else remote
+def _prompt_seconds(
+    engines: Sequence[EngineView], soonest: Mapping[str, float], pricing: Pricing, settings: Settings
+) -> list[float]:
+    """Until each decode engine has the prompt, computed there or elsewhere."""
+    if not soonest:
+        return pricing.waits(engines)
+    seconds = []
+    for engine in engines:
+        remote = soonest.get(engine.revision)
+        if remote is None or pricing.uncached(engine) <= settings.local_prefill_tokens:
+            seconds.append(pricing.queue(engine) + pricing.compute(engine))
+        elif engine.role is Role.DECODE:
+            seconds.append(remote + pricing.transfer(engine))
+        else:
+            seconds.append(min(remote + pricing.transfer(engine), pricing.queue(engine) + pricing.compute(engine)))
+    return seconds
 
 
 def _place_prefill(
@@ -172,15 +182,15 @@ def _place_prefill(
     if pricing.uncached(decode) <= settings.local_prefill_tokens:
         return None, Prefill.SHORT, local
     transfer = pricing.transfer(decode)
+    placed = decode.node or decode.zone
     candidates, costs = [], []
     for helper, wait in zip(helpers, waits, strict=True):
-        if helper.revision == decode.revision and helper.name != decode.name:
+        if helper.revision == decode.revision and helper is not decode:
             candidates.append(helper)
-            costs.append(wait + transfer * distance(helper, decode))
+            costs.append(wait + (transfer * distance(helper, decode) if placed else transfer))
     if not candidates:
         return None, Prefill.NO_ENGINE, local
-    loads = [engine.prefill_backlog_seconds for engine in candidates]
-    best = _pick(candidates, costs, loads, request.prefer, random)
+    best = _pick(candidates, costs, lambda index: candidates[index].prefill_backlog_seconds, request.prefer, random)
     if decode.prefills and local <= costs[best]:
         return None, Prefill.CHEAPER_HERE, local
     return candidates[best], Prefill.REMOTE, costs[best]
@@ -189,13 +199,16 @@ def _place_prefill(
 def _pick(
     engines: Sequence[EngineView],
     costs: Sequence[float],
-    loads: Sequence[float],
+    load: Callable[[int], float],
     prefer: frozenset[str],
     random: float,
 ) -> int:
-    """Index of the lowest cost; of near-ties a preferred engine, else of two drawn at random the lower."""
+    """Index of the lowest cost; of near-ties a preferred engine, else of two drawn at random the lower.
+
+    ``load``: the part of the cost at an index that is due to load.
+    """
     lowest = min(costs)
-    limit = lowest + NEAR_TIE * loads[costs.index(lowest)] + EQUAL
+    limit = lowest + NEAR_TIE * load(costs.index(lowest)) + EQUAL
     near = [index for index, cost in enumerate(costs) if cost <= limit]
     if len(near) == 1:
         return near[0]

@@ -17,6 +17,8 @@ VERIFY_EVERY: Final = 64
 """One galloping match of so many is checked."""
 MAX_MASKS: Final = 65_536
 """Different masks that blocks share, so that a prefix held by many engines doesn't cost a large int a block."""
+MAX_SPREAD_MASKS: Final = 4096
+"""Masks whose numbers are remembered; a thousand engines take 8 kB a mask."""
 EVICT_BLOCKS: Final = 1024
 """Entries that a full index takes from its largest cache at a time."""
 
@@ -246,22 +248,43 @@ def gallop(at: Callable[[int], int], count: int) -> Steps:
     return steps
 
 
-def spread(found: Sequence[tuple[Tier, Steps]], weights: Sequence[float]) -> dict[int, tuple[int, float]]:
-    """Caches that hold anything of the prefix: number -> (blocks, blocks weighted by the worth of their tiers).
-
-    ``weights`` by tier.
+class Spreader:
+    """Turns steps into what each cache holds. Remembers which numbers the masks stand for: they come again and again,
+    and a system prompt's has a bit for every engine.
     """
-    result: dict[int, tuple[int, float]] = {}
-    for tier, steps in found:
-        weight, seen = weights[tier], 0
-        for length, mask in reversed(steps):
-            new = mask & ~seen
-            seen |= new
-            while new:
-                lowest = new & -new
-                new ^= lowest
-                number = lowest.bit_length() - 1
-                before, worth = result.get(number, (0, 0.0))
-                if length > before:
-                    result[number] = (length, worth + weight * (length - before))
-    return result
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, tuple[int, ...]] = {}
+
+    def numbers(self, mask: int) -> tuple[int, ...]:
+        """Places of the bits that are set."""
+        known = self._numbers.get(mask)
+        if known is None:
+            if len(self._numbers) >= MAX_SPREAD_MASKS:
+                self._numbers.clear()
+            text = bin(mask)[:1:-1]
+            known = self._numbers[mask] = tuple(place for place, bit in enumerate(text) if bit == "1")
+        return known
+
+    def spread(self, found: Sequence[tuple[Tier, Steps]], weights: Sequence[float]) -> dict[int, tuple[int, float]]:
+        """Caches that hold anything of the prefix: number -> (blocks, blocks weighted by the worth of their tiers).
+
+        ``weights`` by tier.
+        """
+        result: dict[int, tuple[int, float]] = {}
+        before: Steps = []
+        for tier, steps in found:
+            if steps == before:
+                continue  # nothing lies in this tier that no faster one has
+            before, weight = steps, weights[tier]
+            depths: dict[int, tuple[int, float]] = {}
+            for length, mask in steps:
+                depths.update(dict.fromkeys(self.numbers(mask), (length, weight * length)))
+            if not result:
+                result = depths
+                continue
+            for number, (length, _) in depths.items():
+                held, worth = result.get(number, (0, 0.0))
+                if length > held:
+                    result[number] = (length, worth + weight * (length - held))
+        return result

@@ -19,7 +19,7 @@ from paceline.clock import Clock
 from paceline.policy.routing.block_hashes import ChainMemory
 from paceline.policy.routing.engine_cache import EngineCache, Oddity
 from paceline.policy.routing.kv_events import Event
-from paceline.policy.routing.prefix_index import PrefixIndex, Tier, spread
+from paceline.policy.routing.prefix_index import PrefixIndex, Spreader, Tier
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.metrics import Sample
 from paceline_worker.router.prefixes.prompt import Prompt
@@ -132,8 +132,9 @@ class Knowledge:
         self.index = PrefixIndex(max_entries=settings.max_entries)
         self.memory = ChainMemory(REMEMBERED_STRIDES)
         self._watched: dict[Engine, _Watched] = {}
-        self._engine_of: dict[int, tuple[str, int]] = {}
-        """Cache number to engine name and rank; made anew when engines change."""
+        self._spreader = Spreader()
+        self._engine_of: dict[int, str] = {}
+        """Cache number to engine name; made anew when engines change."""
         self._sizes: tuple[int, ...] = (settings.block_size,)
         self._noted: Counter[Noted] = Counter()
         self._past_oddities: Counter[Oddity] = Counter()
@@ -155,14 +156,18 @@ class Knowledge:
     def match(self, prompt: Prompt) -> dict[str, Known]:
         """Engines that hold anything of the prompt, by name."""
         found: dict[str, Known] = {}
-        weights = self._settings.tier_weights
+        weights, names = self._settings.tier_weights, self._engine_of
         for size in self._sizes if prompt.exact else (0,):
             tokens = prompt.block_tokens(size)
-            for number, (blocks, worth) in spread(self.index.match(prompt.names(size)), weights).items():
-                name, _ = self._engine(number)
-                known = found.get(name)
-                if known is None or known.worth < int(worth * tokens):
-                    found[name] = Known(blocks * tokens, int(worth * tokens))
+            made: dict[tuple[int, float], Known] = {}  # most engines hold the same: a system prompt
+            for number, held in self._spreader.spread(self.index.match(prompt.names(size)), weights).items():
+                known = made.get(held)
+                if known is None:
+                    known = made[held] = Known(held[0] * tokens, int(held[1] * tokens))
+                name = names.get(number) or self._engine(number)
+                other = found.get(name)
+                if other is None or other.worth < known.worth:
+                    found[name] = known
         return found
 
     def sent(self, prompt: Prompt, engine: Engine, known: Known | None, *, seconds: float = 0.0) -> None:
@@ -288,20 +293,15 @@ class Knowledge:
             log.warning("cache events of engine %s can't be had from %s, %s: %s", engine.name, live, replay, error)
         return _Watched(source, ranks)
 
-    def _engine(self, number: int) -> tuple[str, int]:
-        found = self._engine_of.get(number)
-        if found is None:
-            self._renumber()  # a cache was reset since
-            found = self._engine_of[number]
-        return found
+    def _engine(self, number: int) -> str:
+        self._renumber()  # a cache was reset since
+        return self._engine_of[number]
 
     def _renumber(self) -> None:
         default = self._settings.block_size
-        self._engine_of = {
-            rank.number: (engine.name, place)
-            for engine, watched in self._watched.items()
-            for place, rank in enumerate(watched.ranks)
-        }
+        self._engine_of.clear()
+        for engine, watched in self._watched.items():
+            self._engine_of.update((rank.number, engine.name) for rank in watched.ranks)
         sizes = {rank.cache.block_size or default for watched in self._watched.values() for rank in watched.ranks}
         self._sizes = tuple(sorted(sizes)) or (default,)
 
