@@ -102,6 +102,20 @@ def test_a_sequence_joins_at_the_end_of_the_step_that_is_under_way() -> None:
     assert second.first_token == pytest.approx(one + PROFILE.step_seconds(2, 1001 + 2000))
 
 
+def test_blocks_are_fetched_from_the_end_of_the_step_that_is_under_way() -> None:
+    feeder = Feeder()
+    engine = engine_of(feeder, Role.DECODE)
+    assert engine.expect(request_of(0, 0.0, 500, 10, local=False)) == 0.0
+    running = request_of(1, 0.0, 1000, 10, local=False)
+    engine.expect(running)
+    engine.join(running)
+    begins: list[float] = []
+    step = PROFILE.step_seconds(1, 1000)
+    feeder.loop.at(step / 2, lambda late: begins.append(engine.expect(late)), request_of(2, 0.0, 500, 10, local=False))
+    feeder.run()
+    assert begins == [pytest.approx(step)]
+
+
 def test_the_newest_sequence_is_preempted_when_memory_is_full_and_still_ends() -> None:
     feeder = Feeder()
     engine = engine_of(feeder, Role.DECODE, kv_capacity_tokens=2100)

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from paceline.simulator.cluster import Cluster, Targets
+from paceline.api.wire import Role
+from paceline.simulator.cluster import Change, Cluster, Targets
 from paceline.simulator.policies.static import StaticPolicy
 from paceline.simulator.report import policy_report
 from paceline.simulator.request import Outcome
@@ -45,7 +46,16 @@ def test_a_prompt_that_was_seen_before_is_computed_only_where_it_is_new() -> Non
     assert run.score.ttft[1] == pytest.approx(PROFILE.prefill_seconds(100, 10 * 512) + after)
 
 
-def test_blocks_in_host_memory_cost_the_time_to_load_them() -> None:
+@pytest.mark.parametrize(
+    ("tiers", "bandwidth"),
+    [
+        (Tiers(host_tokens=100_000), PROFILE.host_bandwidth),
+        (Tiers(disk_tokens=100_000), Tiers().disk_bandwidth),
+        (Tiers(shared_tokens=100_000), Tiers().shared_bandwidth),
+    ],
+    ids=["host", "disk", "shared"],
+)
+def test_blocks_in_a_slower_tier_cost_the_time_to_load_them_from_there(tiers: Tiers, bandwidth: float) -> None:
     first, second = tuple(range(10)), tuple(range(100, 110))
     trace = trace_of(
         TraceRequest(0.0, 5120, 1, first, 512),
@@ -53,13 +63,11 @@ def test_blocks_in_host_memory_cost_the_time_to_load_them() -> None:
         TraceRequest(20.0, 5121, 1, (*first, 99), 512),
     )
     small = replace(PROFILE, kv_capacity_tokens=6000)
-    run = Simulation(
-        Workload(trace), StaticPolicy(1, 1), settings(profile=small, tiers=Tiers(host_tokens=100_000))
-    ).run()
+    run = Simulation(Workload(trace), StaticPolicy(1, 1), settings(profile=small, tiers=tiers)).run()
     # Of the first prompt the accelerator still holds what fits beside the second.
     loaded = 5120 - (6000 // 512 - 10) * 512
     after = PROFILE.transfer_seconds(5121) + PROFILE.step_seconds(1, 5121)
-    expected = PROFILE.host_load_seconds(loaded) + PROFILE.prefill_seconds(1, 5120) + after
+    expected = loaded * PROFILE.kv_bytes_per_token / bandwidth + PROFILE.prefill_seconds(1, 5120) + after
     assert run.score.ttft[2] == pytest.approx(expected)
 
 
@@ -140,6 +148,55 @@ def test_a_failed_start_is_tried_again() -> None:
     run = Simulation(conversation(), RestlessPolicy(1, flexible=False), settings(pods=QUICK_PODS)).run()
     assert run.start_failures > 0
     assert run.score.completed == len(run.workload)
+
+
+class Grows(RestlessPolicy):
+    """Asks for very many engines at once, and notes what it is shown."""
+
+    initial = Targets(1, 1)
+    interval_seconds = 3.0
+
+    def __init__(self) -> None:
+        super().__init__(0, flexible=False)
+        self.seen: list[tuple[float, Sample]] = []
+
+    def decide(self, seen: Sequence[Sample], cluster: Cluster) -> None:
+        self.seen += [(cluster.now, sample) for sample in seen]
+        cluster.apply(Targets(401, 1))
+
+
+MANY = {Role.PREFILL: (0, 500), Role.DECODE: (0, 500)}
+
+
+def test_pods_take_as_long_to_start_as_the_distribution_says() -> None:
+    chosen = settings(bounds=MANY, gpu_budget=2000)
+    run = Simulation(conversation(seconds=600, rate=0.5), Grows(), chosen).run()
+    began = min(mark.at for mark in run.marks if mark.change is Change.START)
+    times = sorted(mark.at - began for mark in run.marks if mark.change is Change.READY and mark.at > 0)
+    assert len(times) == 400
+    assert times[200] == pytest.approx(90, rel=0.1)
+    assert times[380] == pytest.approx(180, rel=0.15)
+
+
+def test_a_policy_sees_scrapes_only_when_their_delay_is_over() -> None:
+    policy = Grows()
+    Simulation(
+        conversation(seconds=120), policy, settings(scrape=ScrapeHabits(interval_seconds=5, delay_seconds=4))
+    ).run()
+    ages = [now - sample.at for now, sample in policy.seen]
+    assert len(ages) > 20
+    assert min(ages) >= 4
+    assert max(ages) <= 4 + 3
+
+
+def test_noise_blurs_gauges_and_leaves_counters_exact() -> None:
+    runs = [
+        Simulation(conversation(), StaticPolicy(2, 2), settings(scrape=ScrapeHabits(noise=noise))).run()
+        for noise in (0.0, 0.3)
+    ]
+    exact, noisy = (run.samples for run in runs)
+    assert [sample.arrivals for sample in exact] == [sample.arrivals for sample in noisy]
+    assert [sample.decode.kv_usage for sample in exact] != [sample.decode.kv_usage for sample in noisy]
 
 
 def test_memory_that_is_short_delays_requests_and_loses_none() -> None:
