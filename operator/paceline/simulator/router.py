@@ -209,6 +209,8 @@ class SimRouter:
             station.push(request)
             self.waiting += 1
             self._rank_crowd(station)
+            # An engine that only decodes would not look for a prompt until one of its sequences ends.
+            engine.wake()
         self._rank_prefill(station)
 
     def _quote(self, request: SimRequest, station: Station, now: float) -> Quote:
