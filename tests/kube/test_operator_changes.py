@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from paceline.api import labels
-from tests.kube.client import Manifest
+from tests.kube.client import Kube, Manifest
+from tests.kube.operators import Operator
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
@@ -55,7 +57,6 @@ CHANGES: list[tuple[str, Any, Callable[[Scene], Any], Any]] = [
      lambda s: "--enforce-eager" in configuration(s, "engine.json"), True),
     ("spec.engine.env", [{"name": "A", "value": "1"}], lambda s: {"name": "A", "value": "1"} in engine(s)["env"], True),
     ("spec.engine.kvCache", {"blockSize": 32}, lambda s: '"blockSize":32' in configuration(s, "engine.json"), True),
-    ("spec.engine.connector", "None", lambda s: '"connector":"None"' in configuration(s, "engine.json"), True),
     ("spec.engine.drainSeconds", 7, lambda s: s.pods()[0]["spec"]["terminationGracePeriodSeconds"], 37),
     ("spec.engine.podTemplate", {"metadata": {"labels": {"team": "a"}}},
      lambda s: s.pods()[0]["metadata"]["labels"].get("team"), "a"),
@@ -76,12 +77,20 @@ CHANGES: list[tuple[str, Any, Callable[[Scene], Any], Any]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def changing(kube: Kube, operator: Operator) -> Iterator[Scene]:
+    """One deployment that all changes are made to, one after the other."""
+    name = f"test-{uuid4().hex[:8]}"
+    kube.ok("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield Scene(kube, name).apply().until_ready()
+    kube.delete(f"/api/v1/namespaces/{name}")
+
+
 @pytest.mark.parametrize(("path", "value", "look", "expected"), CHANGES, ids=[path for path, *_ in CHANGES])
 def test_a_changed_field_reaches_the_pods(
-    scene: Scene, path: str, value: Any, look: Callable[[Scene], Any], expected: Any
+    changing: Scene, path: str, value: Any, look: Callable[[Scene], Any], expected: Any
 ) -> None:
-    scene.apply().until_ready()
-    scene.change(path, value).until_ready()
+    scene = changing.change(path, value).until_ready()
     # Old pods may be leaving while the new ones are all there.
     scene.until(f"{path} in the pods", lambda: len(scene.names()) == 2 and look(scene) == expected)
 

@@ -22,7 +22,7 @@ def test_an_applied_deployment_gets_all_its_children_and_says_that_it_is_ready(s
     scene.apply().until_ready()
     found = {kind: len(scene.children(kind)) for kind in CHILD_KINDS}
     assert found == {
-        "ConfigMap": 2, "Service": 2, "ServiceAccount": 1, "Pod": 3, "Deployment": 2, "Role": 1, "RoleBinding": 1,
+        "ConfigMap": 3, "Service": 2, "ServiceAccount": 1, "Pod": 3, "Deployment": 2, "Role": 1, "RoleBinding": 1,
         "NetworkPolicy": 2, "PodDisruptionBudget": 2,
     }  # fmt: skip
     assert scene.roles() == {"prefill": 1, "decode": 1}

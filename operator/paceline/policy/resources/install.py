@@ -69,8 +69,9 @@ def cluster_rules() -> list[Manifest]:
         _rule(labels.GROUP, (f"{labels.PLURAL}/status",), "get", "patch", "update"),
         # To own children in a way that holds up the deletion of their owner.
         _rule(labels.GROUP, (f"{labels.PLURAL}/finalizers",), "update"),
-        # Roles, drain marks and deletion costs are written on pods; readiness gates into their status.
-        _rule("", ("pods",), "get", "list", "watch", "patch"),
+        # Roles, drain marks and deletion costs are written on pods, readiness gates into their status. A drained engine
+        # that its workload does not remove is deleted.
+        _rule("", ("pods",), "get", "list", "watch", "patch", "delete"),
         _rule("", ("pods/status",), "patch"),
         *(
             _rule(group, kinds, "get", "list", "watch", "create", "patch", "delete")
