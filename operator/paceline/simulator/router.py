@@ -232,12 +232,6 @@ class SimRouter:
         known = leading(self._holders, blocks, 0, request.reusable)
         return self._holders[blocks[known - 1]] if known else None
 
-    def _match(self, request: SimRequest, engine: SimEngine) -> None:
-        """What the engine holds of the prompt now, and what it would have to compute."""
-        blocks, request.load_seconds = engine.cache.match(request.blocks, request.reusable)
-        request.cached = request.done = blocks * self.block_size
-        request.left = request.prompt - request.done
-
     def _compute_locally(self, request: SimRequest, station: Station) -> None:
         request.local = True
         request.load_seconds = 0.0
@@ -259,7 +253,10 @@ class SimRouter:
                 self._observer.ended(request, Outcome.REJECTED, now)
                 continue
             self._rank_crowd(station)
-            self._match(request, engine)
+            # What it holds may have changed since the request was placed.
+            blocks, request.load_seconds = engine.cache.match(request.blocks, request.reusable)
+            request.cached = request.done = blocks * self.block_size
+            request.left = request.prompt - request.done
             request.local = engine.role is Role.BOTH
             return request
         self._rank_crowd(station)
