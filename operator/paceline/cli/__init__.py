@@ -16,6 +16,7 @@ import click
 from paceline import __version__
 from paceline.cli.explain import explain
 from paceline.cli.operator import operator
+from paceline.cli.plan import plan
 from paceline.cli.simulate import simulate
 from paceline.cli.up import up
 from paceline.cli.validate import validate
@@ -35,6 +36,7 @@ def command_line() -> None:
 
 command_line.add_command(explain)
 command_line.add_command(operator)
+command_line.add_command(plan)
 command_line.add_command(simulate)
 command_line.add_command(up)
 command_line.add_command(validate)

@@ -27,8 +27,8 @@ SHARED_TIER_BYTES: Final = 1 << 40
 """What a shared tier is taken to hold: the resource names its address, not its size."""
 
 
-def settings_of(md: ModelDeployment, *, profile: str | None, seed: int) -> SimSettings:
-    """Settings of a simulation of ``md``. ``profile`` names the engine model instead of the manifest's hardware.
+def settings_of(md: ModelDeployment, *, profile: str | EngineProfile | None, seed: int) -> SimSettings:
+    """Settings of a simulation of ``md``. ``profile`` is the engine model, or its name; None looks up the hardware's.
 
     Raises ConfigError for hardware of which no model is known, and for roles on different hardware.
     """
@@ -40,7 +40,9 @@ def settings_of(md: ModelDeployment, *, profile: str | None, seed: int) -> SimSe
             "Give both pools the same accelerator, parallelism, node selector and tolerations."
         )
     (pool,) = pools
-    engine = get_profile(profile or engine_profile(md, pool) or _unknown(md))
+    if not isinstance(profile, EngineProfile):
+        profile = get_profile(profile or engine_profile(md, pool) or _unknown(md))
+    engine = profile
     bounds = {bound.role: (bound.minimum, bound.maximum) for bound in pool.bounds}
     gpus = pool.accelerators or 1
     return SimSettings(

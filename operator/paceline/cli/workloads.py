@@ -1,0 +1,93 @@
+"""The options that name a trace and a part of it, and the workload that they mean. For commands that simulate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from paceline.cli.up import FACTOR, MINUTES, START
+from paceline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from paceline.api.v1alpha1 import ModelDeployment
+    from paceline.simulator.workload import Workload
+
+SHOWN_PROBLEMS: Final = 3
+"""Bad rows of a trace that are printed."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_OPTIONS: Final = (
+    click.option("--trace", "trace_file", type=click.Path(path_type=Path), required=True, help="Trace to replay."),
+    click.option(
+        "--trace-format",
+        type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),
+        default="mooncake",
+        show_default=True,
+    ),
+    click.option(
+        "--rate-scale",
+        type=FACTOR,
+        default=1.0,
+        show_default=True,
+        help="Copies of the trace at once, each a bit shifted.",
+    ),
+    click.option(
+        "--time-scale", type=FACTOR, default=1.0, show_default=True, help="How many times as fast arrivals come."
+    ),
+    click.option("--start-minute", type=START, default=0.0, help="Where in the trace to begin."),
+    click.option("--minutes", type=MINUTES, help="How much of the trace to replay. Default: all of it."),
+    click.option(
+        "--spread-ticks", is_flag=True, help="Spread requests that share a coarse time stamp until the next one."
+    ),
+)
+
+
+def trace_options(command: _Command) -> _Command:
+    """Add the options to a command, which hands their values to :func:`read_workload`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_workload(
+    md: ModelDeployment,
+    *,
+    trace_file: Path,
+    trace_format: str,
+    rate_scale: float,
+    time_scale: float,
+    start_minute: float,
+    minutes: float | None,
+    spread_ticks: bool,
+    seed: int,
+) -> Workload:
+    """The load that the options mean; says on standard error what was left out. Raises TraceError and ConfigError."""
+    from paceline.simulator.workload import Workload
+    from paceline.traces.formats import SERVEGEN, read_trace
+
+    generated = trace_format == SERVEGEN
+    trace = read_trace(
+        trace_file,
+        trace_format,
+        start_minute=start_minute,
+        minutes=minutes,
+        generated_rate=rate_scale if generated else 1.0,
+        seed=seed,
+    )
+    if trace.malformed:
+        rows = "\n  ".join(str(problem) for problem in trace.problems[:SHOWN_PROBLEMS])
+        click.echo(f"{trace_file}: {trace.malformed} malformed rows were left out:\n  {rows}", err=True)
+    if spread_ticks:
+        trace = trace.spread_ticks()
+    trace = trace.at_rate(time_scale)
+    if md.spec.model.max_model_len is not None:
+        trace, too_long = trace.fitting(md.spec.model.max_model_len)
+        if too_long:
+            limit = md.spec.model.max_model_len
+            click.echo(f"{too_long} requests are longer than spec.model.maxModelLen ({limit}); left out.", err=True)
+    if not trace.requests:
+        raise ConfigError(f"{trace_file}: no request fits spec.model.maxModelLen.")
+    return Workload(trace, rate_scale=1.0 if generated else rate_scale, seed=seed)
