@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from paceline.cli.up import FACTOR, MINUTES, START
+from paceline.cli.workloads import read_workload, trace_options
 from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
     from paceline.simulator.report import PolicyReport, Report
 
 DEFAULT_POLICIES = "planner,static-best,threshold"
-SHOWN_PROBLEMS = 3
-"""Bad rows of a trace that are printed."""
 
 
 @click.command()
 @click.argument("file")
-@click.option(
-    "--trace",
-    "trace_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Trace to replay; conversation or agents generates a load of that shape.",
-)
-@click.option(
-    "--trace-format",
-    type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),
-    default="mooncake",
-    show_default=True,
-)
+@trace_options
 @click.option(
     "--policy",
     "policies",
@@ -41,13 +27,6 @@ SHOWN_PROBLEMS = 3
     metavar="NAME[,NAME...]",
     help="Policies to compare; all for every one there is.",
 )
-@click.option(
-    "--rate-scale", type=FACTOR, default=1.0, show_default=True, help="Copies of the trace at once, each a bit shifted."
-)
-@click.option("--time-scale", type=FACTOR, default=1.0, show_default=True, help="How many times as fast arrivals come.")
-@click.option("--start-minute", type=START, default=0.0, help="Where in the trace to begin.")
-@click.option("--minutes", type=MINUTES, help="How much of the trace to replay. Default: all of it.")
-@click.option("--spread-ticks", is_flag=True, help="Spread requests that share a coarse time stamp until the next one.")
 @click.option("--shape", type=click.Choice(["inversion", "ramp", "bursts"]), help="Make the load vary.")
 @click.option("--engine-profile", metavar="NAME", help="Engine model. Default: that of the manifest's hardware.")
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
@@ -55,19 +34,13 @@ SHOWN_PROBLEMS = 3
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw all policies.")
 def simulate(
     file: str,
-    trace_file: Path,
-    trace_format: str,
     policies: str,
-    rate_scale: float,
-    time_scale: float,
-    start_minute: float,
-    minutes: float | None,
-    spread_ticks: bool,
     shape: str | None,
     engine_profile: str | None,
     seed: int,
     json_file: Path | None,
     plot_file: Path | None,
+    **trace: Any,
 ) -> int:
     """Replay a trace against the ModelDeployment in FILE, in virtual time, under one or more scaling policies. All run
     behind the same router; those with settings get the best of a small grid on the trace. FILE can be - for standard
@@ -80,40 +53,13 @@ def simulate(
     from paceline.simulator.compare import compare, policy_names
     from paceline.simulator.report import report
     from paceline.simulator.scenario import settings_of
-    from paceline.simulator.shapes import SHAPES
-    from paceline.simulator.workload import Workload
-    from paceline.traces.formats import SERVEGEN, read_trace
 
     md = read_manifest(file)
     names = policy_names(policies)
     settings = settings_of(md, profile=engine_profile, seed=seed)
-    generated = trace_format == SERVEGEN
-    trace = read_trace(
-        trace_file,
-        trace_format,
-        start_minute=start_minute,
-        minutes=minutes,
-        generated_rate=rate_scale if generated else 1.0,
-        seed=seed,
-    )
-    if trace.malformed:
-        rows = "\n  ".join(str(problem) for problem in trace.problems[:SHOWN_PROBLEMS])
-        click.echo(f"{trace_file}: {trace.malformed} malformed rows were left out:\n  {rows}", err=True)
-    if spread_ticks:
-        trace = trace.spread_ticks()
-    trace = trace.at_rate(time_scale)
-    if md.spec.model.max_model_len is not None:
-        trace, too_long = trace.fitting(md.spec.model.max_model_len)
-        if too_long:
-            limit = md.spec.model.max_model_len
-            click.echo(f"{too_long} requests are longer than spec.model.maxModelLen ({limit}); left out.", err=True)
-    if not trace.requests:
-        raise ConfigError(f"{trace_file}: no request fits spec.model.maxModelLen.")
-    if shape is not None:
-        trace = SHAPES[shape](trace, seed)
-    workload = Workload(trace, rate_scale=1.0 if generated else rate_scale, seed=seed)
+    workload = read_workload(md, **trace, shape=shape, seed=seed)
     runs = compare(names, workload, settings, Console(stderr=True))
-    title = f"{trace.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"
+    title = f"{workload.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"
     result = report(title, runs)
     _write_json(json_file, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if plot_file is not None:

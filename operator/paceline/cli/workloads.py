@@ -20,7 +20,13 @@ SHOWN_PROBLEMS: Final = 3
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OPTIONS: Final = (
-    click.option("--trace", "trace_file", type=click.Path(path_type=Path), required=True, help="Trace to replay."),
+    click.option(
+        "--trace",
+        "trace_file",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="Trace to replay; conversation or agents generates a load of that shape.",
+    ),
     click.option(
         "--trace-format",
         type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),
@@ -63,8 +69,13 @@ def read_workload(
     minutes: float | None,
     spread_ticks: bool,
     seed: int,
+    shape: str | None = None,
 ) -> Workload:
-    """The load that the options mean; says on standard error what was left out. Raises TraceError and ConfigError."""
+    """The load that the options mean, in a ``shape`` of :mod:`paceline.simulator.shapes` if one is named.
+
+    Says on standard error what was left out. Raises TraceError and ConfigError.
+    """
+    from paceline.simulator.shapes import SHAPES
     from paceline.simulator.workload import Workload
     from paceline.traces.formats import SERVEGEN, read_trace
 
@@ -90,4 +101,6 @@ def read_workload(
             click.echo(f"{too_long} requests are longer than spec.model.maxModelLen ({limit}); left out.", err=True)
     if not trace.requests:
         raise ConfigError(f"{trace_file}: no request fits spec.model.maxModelLen.")
+    if shape is not None:
+        trace = SHAPES[shape](trace, seed)
     return Workload(trace, rate_scale=1.0 if generated else rate_scale, seed=seed)
