@@ -226,6 +226,14 @@ def test_servegen_arrivals_have_the_rates_and_lengths_of_their_windows(tmp_path:
     assert {request.output_tokens for request in trace.requests} == {7}
 
 
+def test_what_is_no_archive_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_text("0,5,1,Gamma,1.0,0.2\n")
+    with pytest.raises(TraceError, match="neither a folder of ServeGen's nor a tar archive") as caught:
+        read_servegen(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_rate_scale_thins_a_servegen_load(tmp_path: Path) -> None:
     clients = read_servegen(servegen_archive(tmp_path))
     trace = clients.generate(start_seconds=0, seconds=600, rate_scale=0.1, rng=random.Random(1))

@@ -171,6 +171,10 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                 content = archive.extractfile(member) if name.endswith((_TRACE, _LENGTHS)) else None
                 if content is not None:
                     yield name, content.read(MAX_FILE_BYTES)
+    except tarfile.ReadError:
+        raise TraceError(
+            f"{path}: this is neither a folder of ServeGen's nor a tar archive of one, or it is damaged."
+        ) from None
     except (OSError, EOFError, tarfile.TarError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TraceError(f"{path}: can't read the trace: {reason}.") from None
