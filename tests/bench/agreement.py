@@ -1,6 +1,6 @@
 """Whether the simulator tells the truth about the HTTP emulators: one load, the same engines, both ways.
 
-``python -m tests.bench.agreement [--prefill 5 --decode 2 --minutes 2 --speed 1 ...]`` starts emulated engines behind
+``python -m tests.bench.agreement [--prefill 5 --decode 2 --speed 0.5 ...]`` starts emulated engines behind
 the real router, replays a slice of a trace against them, simulates the same slice with the same counts, and compares
 times to the first token and between tokens. Prompts share no prefixes unless ``--prefixes`` is given. Exit code 1 if a
 median or a p90 is further apart than 10%.
@@ -206,9 +206,9 @@ def main() -> int:
     parser.add_argument("--prefill", type=int, default=5)
     parser.add_argument("--decode", type=int, default=2)
     parser.add_argument("--start-minute", type=float, default=10.0)
-    parser.add_argument("--minutes", type=float, default=2.5)
+    parser.add_argument("--minutes", type=float, default=1.3)
     parser.add_argument("--time-scale", type=float, default=1.0, help="how many times as fast requests arrive")
-    parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast the HTTP side runs")
+    parser.add_argument("--speed", type=float, default=0.5, help="how many times as fast the HTTP side runs")
     parser.add_argument("--prefixes", action="store_true", help="with the trace's shared prefixes")
     parser.add_argument("--save", type=Path, help="write the times of each request here, for a closer look")
     arguments = parser.parse_args()
