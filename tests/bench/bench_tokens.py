@@ -3,9 +3,9 @@
 Run: ``python -m tests.bench.bench_tokens --out out/bench``. A byte-level BPE of 16,000 tokens is trained on this
 repository's own text (a minute), and put beside a chat template with roles and tools. For conversations of 2k, 16k and
 64k tokens it measures one more turn: the first time (nothing is known), and as it goes in practice (all but the last
-two turns are known); and how long the event loop stands still meanwhile. Besides, a short prompt, which shows what the
-way to a thread and back costs, and the emulator's bytes. Figures are minimum, median and maximum over the rounds, wall
-clock.
+two turns are known); and how long the event loop stands still the first time. Besides, a short prompt, which shows what
+the way to a thread and back costs, and the emulator's bytes. Figures are minimum, median and maximum over the rounds;
+where CPU is far below wall clock, the machine was busy with something else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ VOCABULARY = 16_000
 SIZES = (2_000, 16_000, 64_000)
 TURN_TOKENS = 500
 ROUNDS = 9
+TIMER_SECONDS = 0.001
 
 
 def corpus() -> list[str]:
@@ -76,30 +79,37 @@ def fields(body: dict[str, Any]) -> Fields:
     return msgspec.json.decode(msgspec.json.encode(body), type=Fields)
 
 
-async def timed(tokeniser: PooledTokeniser, kind: Kind, request: Fields) -> tuple[float, int, float]:
-    """Seconds, tokens, and the longest time that the loop stood still meanwhile."""
-    still = 0.0
-    done = False
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One prompt."""
 
-    async def watch() -> None:
-        nonlocal still
-        last = time.perf_counter()
-        while not done:
-            await asyncio.sleep(0.0002)
-            now = time.perf_counter()
-            still = max(still, now - last - 0.0002)
-            last = now
+    tokens: int
+    wall: float
+    """Seconds from asking to having the tokens."""
+    cpu: float
+    """Seconds of all threads of this process meanwhile."""
 
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(0)
-    start = time.perf_counter()
-    tokens = await tokeniser.tokens(kind, request)
-    seconds = time.perf_counter() - start
-    done = True
-    await watching
+
+async def ask(tokeniser: PooledTokeniser, request: Fields) -> Measured:
+    """Tokens of a chat."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = await tokeniser.tokens(Kind.CHAT, request)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if tokens is None:
         raise RuntimeError("the bench's own prompt has no tokens")
-    return seconds, len(tokens), still
+    return Measured(len(tokens), wall, cpu)
+
+
+async def longest_pause(tokeniser: PooledTokeniser, request: Fields) -> float:
+    """By how long a timer of the event loop is late at most while a prompt is tokenised."""
+    task = asyncio.create_task(ask(tokeniser, request))
+    longest = 0.0
+    while not task.done():
+        due = time.perf_counter() + TIMER_SECONDS
+        await asyncio.sleep(TIMER_SECONDS)
+        longest = max(longest, time.perf_counter() - due)
+    await task
+    return longest
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -120,35 +130,50 @@ async def measure(setting: str, texts: Sequence[str], characters_per_token: floa
         turn = fields({"messages": messages})
         # The turn before: what a conversation has behind it when it goes on.
         before = fields({"messages": messages[:-2]})
-        cold, warm, still, count = [], [], [], 0
+        first, following, pauses = [], [], []
         for _ in range(ROUNDS):
-            tokeniser = open_tokeniser(setting, WallClock(), max_model_len=None)
-            gc.collect()
-            first, count, pause = await timed(tokeniser, Kind.CHAT, turn)
-            cold.append(first)
-            still.append(pause)
-            tokeniser.close()
-            tokeniser = open_tokeniser(setting, WallClock(), max_model_len=None)
-            await tokeniser.tokens(Kind.CHAT, before)
-            warm.append((await timed(tokeniser, Kind.CHAT, turn))[0])
-            tokeniser.close()
+            with opened(setting) as tokeniser:
+                first.append(await ask(tokeniser, turn))
+            with opened(setting) as tokeniser:
+                await ask(tokeniser, before)
+                following.append(await ask(tokeniser, turn))
+            with opened(setting) as tokeniser:
+                pauses.append(await longest_pause(tokeniser, turn))
         rows.append(
             {
-                "prompt": f"chat of {len(messages)} turns",
-                "tokens": count,
-                "first": summary(cold),
-                "next turn": summary(warm),
-                "first, us a token": round(statistics.median(cold) / count * 1e6, 2),
-                "next turn, us a token": round(statistics.median(warm) / count * 1e6, 3),
-                "loop stood still": summary(still),
+                "prompt": f"chat of {len(messages)} messages",
+                "tokens": first[0].tokens,
+                "first": figures(first),
+                "next turn": figures(following),
+                "longest pause of the loop": summary(pauses),
             }
         )
+    with opened(setting) as tokeniser:
+        short = fields({"messages": [{"role": "user", "content": "What is a KV block?"}]})
+        times = [await ask(tokeniser, short) for _ in range(300)]
+    return [*rows, {"prompt": "a short question", "tokens": times[0].tokens, "first": figures(times)}]
+
+
+@contextmanager
+def opened(setting: str) -> Iterator[PooledTokeniser]:
+    """A tokeniser that has seen nothing yet; what was made before does not concern the collector, as in a router."""
+    gc.collect()
+    gc.freeze()
     tokeniser = open_tokeniser(setting, WallClock(), max_model_len=None)
-    short = fields({"messages": [{"role": "user", "content": "What is a KV block?"}]})
-    times = [await timed(tokeniser, Kind.CHAT, short) for _ in range(500)]
-    tokeniser.close()
-    rows.append({"prompt": "a short question", "tokens": times[0][1], "next turn": summary([row[0] for row in times])})
-    return rows
+    try:
+        yield tokeniser
+    finally:
+        tokeniser.close()
+
+
+def figures(rows: Sequence[Measured]) -> dict[str, Any]:
+    """Wall clock and CPU, whole and a token."""
+    cpu = statistics.median(row.cpu for row in rows)
+    return {
+        "wall": summary([row.wall for row in rows]),
+        "cpu": summary([row.cpu for row in rows]),
+        "cpu a token": round(cpu / rows[0].tokens * 1e6, 3),
+    }
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from paceline.clock import VirtualClock, WallClock
 from paceline_worker.router.parse import Kind
+from paceline_worker.router.tokens import folder
 from paceline_worker.router.tokens import tokeniser as module
 from paceline_worker.router.tokens.cache import PartCache
 from paceline_worker.router.tokens.errors import NoTokens, Outcome, PromptTooLong
@@ -174,6 +175,18 @@ class TestBounds:
         rig.clock.advance(PAUSE_SECONDS)
         assert await rig.tokens(Kind.CHAT, **chat) == [120]
         assert (rig.count(Outcome.SLOW), rig.count(Outcome.PAUSED)) == (1, 1)
+
+    async def test_a_template_that_loops_gives_its_thread_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(folder, "RENDER_SECONDS", 0.02)
+        loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+        tokeniser = open_tokeniser(str(write_model(tmp_path, loops)), WallClock(), max_model_len=None)
+        assert await tokeniser.tokens(Kind.CHAT, HELLO) is None
+        assert "took over" in caplog.text
+        texts = [tokeniser.tokens(Kind.COMPLETION, TEXT) for _ in range(4 * module.THREADS)]
+        assert None not in await asyncio.gather(*texts)
+        tokeniser.close()
 
     async def test_the_event_loop_goes_on_while_a_long_prompt_is_tokenised(self, tmp_path: Path) -> None:
         tokeniser = open_tokeniser(str(write_model(tmp_path)), WallClock(), max_model_len=None)

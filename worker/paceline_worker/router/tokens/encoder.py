@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -13,6 +13,10 @@ from paceline_worker.router.tokens.cache import PartCache
 from paceline_worker.router.tokens.cutting import cut, cut_tokens
 from paceline_worker.router.tokens.prompt import TokenIds
 
+BATCH_CHARACTERS: Final = 64 * 1024
+"""Tokenised in one go. More, and the event loop waits for a long list of numbers; less, and the thread waits for the
+interpreter many times while the loop is busy.
+"""
 _PROBES: Final = ("a", "Two words, and 3.", "\u00e9\u6587 \U0001f642\n")
 """Texts by which is told what a tokenizer puts around every text."""
 
@@ -46,21 +50,23 @@ class Encoder:
         result.extend(tail)
         return result
 
-    def _parts(self, text: str) -> list[TokenIds]:
-        parts = cut(text, self._cuts)
+    def _parts(self, text: str) -> Iterator[TokenIds]:
+        *closed, last = cut(text, self._cuts)
+        found = [self._cache.get(part) for part in closed]
+        missing = [part for part, tokens in zip(closed, found, strict=True) if tokens is None]
         # The last part is open: in the next turn it has grown.
-        found = [self._cache.get(part) for part in parts[:-1]]
-        missing = [part for part, tokens in zip(parts, found, strict=False) if tokens is None]
-        new = iter(self._encode_all([*missing, parts[-1]]))
-        result = [next(new) if tokens is None else tokens for tokens in [*found, None]]
-        for part, tokens, known in zip(parts, result, found, strict=False):
+        new = self._encode([*missing, last])
+        for part, known in zip(closed, found, strict=True):
+            tokens = next(new) if known is None else known
             if known is None:
                 self._cache.put(part, tokens)
-        return result
+            yield tokens
+        yield from new
 
-    def _encode_all(self, parts: list[str]) -> list[TokenIds]:
-        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
-        return [array("I", encoding.ids) for encoding in encodings]
+    def _encode(self, parts: Sequence[str]) -> Iterator[TokenIds]:
+        for batch in _batches(parts):
+            for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                yield array("I", encoding.ids)
 
     def _ask_around(self) -> tuple[TokenIds, TokenIds] | None:
         """Ids before and after every text; None if they are not the same for all."""
@@ -77,3 +83,16 @@ class Encoder:
             if full[start : start + len(bare)] == bare:
                 return tuple(full[:start]), tuple(full[start + len(bare) :])
         return None
+
+
+def _batches(parts: Sequence[str]) -> Iterator[list[str]]:
+    """Each batch lets go of the interpreter once, and takes it once to make numbers of Python's."""
+    batch: list[str] = []
+    size = 0
+    for part in parts:
+        if batch and size + len(part) > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += len(part)
+    yield batch
