@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from paceline.api.labels import GROUP, PLURAL, VERSION
-from paceline.policy.resources import install
 from tests.api.documents import ROOT
 from tests.kube.client import Kube, connect
 from tests.kube.cluster import HOW_TO_GET_ONE, api_server
+from tests.kube.kill_anywhere import install_rights
 from tests.kube.kubelet import Kubelet
 from tests.kube.operators import Operator, running
 from tests.kube.scene import Scene
@@ -109,11 +109,7 @@ def install_crd(kube: Kube, file: Path, served_at: str) -> None:
 @pytest.fixture(scope="session")
 def operator_account(testbed: TestBed) -> Path:
     """A kubeconfig with the rights that the install manifest gives the operator. Its Deployment is left out."""
-    for manifest in install.manifests():
-        if manifest["kind"] not in {"CustomResourceDefinition", "Deployment"}:
-            document = yaml.safe_dump(manifest)
-            testbed.kubectl("apply", "-f", "-", stdin=document)
-    return testbed.account_kubeconfig(install.NAMESPACE, install.NAME)
+    return install_rights(testbed)
 
 
 @pytest.fixture(scope="module")
