@@ -7,7 +7,7 @@ manifest does not set belong to others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from paceline.api import labels
@@ -60,32 +60,28 @@ def edited_by_hand(wanted: Json, found: Json) -> list[str]:
 
 class AppliedAsIs:
     """Remembers what the server made of a manifest. It writes some values in other words (``1000m`` as ``1``); without
-    this, such a child would be applied on every pass. Bounded by the children that there are: forgotten with them.
+    this, such a child would be applied on every pass. Bounded by the children that there are: forgotten with their
+    ModelDeployment.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._answers: dict[Hashable, dict[tuple[str, str], tuple[str, str]]] = {}
 
-    def remember(self, kind: str, manifest: Json, answer: Json) -> None:
-        """``manifest`` was applied and became ``answer``."""
+    def remember(self, deployment: Hashable, kind: str, manifest: Json, answer: Json) -> None:
+        """``manifest`` was applied for ``deployment`` and became ``answer``."""
         metadata = manifest["metadata"]
-        self._answers[kind, metadata["namespace"], metadata["name"]] = (
-            metadata["annotations"][labels.APPLIED],
-            _edition(answer),
-        )
+        known = self._answers.setdefault(deployment, {})
+        known[kind, metadata["name"]] = metadata["annotations"][labels.APPLIED], _edition(answer)
 
-    def is_current(self, kind: str, manifest: Json, found: Json) -> bool:
+    def is_current(self, deployment: Hashable, kind: str, manifest: Json, found: Json) -> bool:
         """Whether ``found`` is what the server made of this very manifest."""
         metadata = manifest["metadata"]
-        known = self._answers.get((kind, metadata["namespace"], metadata["name"]))
+        known = self._answers.get(deployment, {}).get((kind, metadata["name"]))
         return known == (metadata["annotations"][labels.APPLIED], _edition(found))
 
-    def forget(self, kind: str, namespace: str, name: str) -> None:
-        """The child is gone."""
-        self._answers.pop((kind, namespace, name), None)
-
-    def __len__(self) -> int:
-        return len(self._answers)
+    def forget(self, deployment: Hashable) -> None:
+        """The ModelDeployment is gone."""
+        self._answers.pop(deployment, None)
 
 
 def _edition(found: Json) -> str:

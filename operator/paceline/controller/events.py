@@ -16,7 +16,7 @@ from paceline.api import labels
 from paceline.clock import Clock
 from paceline.controller.api import Json
 from paceline.controller.kinds import EVENT
-from paceline.controller.refusals import Conflict, NotFound, NotLeader
+from paceline.controller.refusals import Conflict, NamespaceGoing, NotFound, NotLeader
 from paceline.controller.writer import Writer
 from paceline.errors import ClusterError
 
@@ -62,7 +62,7 @@ class Events:
             except Conflict:
                 # Written before this process started.
                 await self._count_up(key)
-        except NotLeader:
+        except (NotLeader, NamespaceGoing):
             raise
         except ClusterError as error:
             log.warning("an event of %s/%s could not be written: %s", namespace, metadata["name"], error)

@@ -14,13 +14,16 @@ import kopf
 
 from paceline.clock import Clock
 from paceline.controller.api import Json, KubeApi
+from paceline.controller.events import Events
+from paceline.controller.execute import Executor
 from paceline.controller.http import OperatorServer
 from paceline.controller.kinds import CHILDREN, MODEL_DEPLOYMENT, discover
 from paceline.controller.lease import LeaderLease
 from paceline.controller.metrics import OperatorMetrics
 from paceline.controller.queue import WorkQueue
-from paceline.controller.reconcile import Reconciler, SpecTargets, Targets
+from paceline.controller.reconcile import Reconciler, Services, SpecTargets, Targets
 from paceline.controller.refusals import NotLeader
+from paceline.controller.report import Reporter
 from paceline.controller.settings import OperatorSettings
 from paceline.controller.state import ClusterState, Key, key_of
 from paceline.controller.watch import WatchCache
@@ -66,12 +69,21 @@ class Operator:
             changed=self._lead,
         )
         writer = Writer(self._api, may_write=lambda: self._lease.valid, crash_after_writes=settings.crash_after_writes)
+        events = Events(writer, clock, settings.identity)
         self._state = ClusterState(
             self._api, namespace=settings.namespace, metrics=self._metrics, changed=self._has_changed
         )
-        self._reconciler = Reconciler(
-            self._state, writer, self._workers, targets or SpecTargets(), settings=settings, clock=clock
+        services = Services(
+            state=self._state,
+            writer=writer,
+            workers=self._workers,
+            targets=targets or SpecTargets(),
+            clock=clock,
+            events=events,
+            reporter=Reporter(self._state, writer, events, clock),
+            executor=Executor(self._state, writer, events, clock),
         )
+        self._reconciler = Reconciler(services, settings.images)
         self._leads = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from paceline.api import labels
@@ -16,15 +17,14 @@ from paceline.api.conditions import ConditionType, Finding, Reason, merge
 from paceline.api.v1alpha1 import ConditionStatus, ModelDeployment
 from paceline.api.wire import Role
 from paceline.clock import Clock
-from paceline.controller.acceptance import Accepted, accept
+from paceline.controller.acceptance import Accepted, AcceptedSpecs
 from paceline.controller.api import Json
-from paceline.controller.apply import AppliedAsIs, differences, edited_by_hand, stamped
+from paceline.controller.apply import AppliedAsIs, differences, edited_by_hand
 from paceline.controller.events import Events
 from paceline.controller.execute import Executor
 from paceline.controller.kinds import CONFIG_MAP, DEPLOYMENT, WORKLOADS, kind_of
-from paceline.controller.refusals import ApiError, Conflict, Forbidden, Invalid, NotFound, NotLeader
+from paceline.controller.refusals import ApiError, Conflict, Forbidden, Invalid, NamespaceGoing, NotFound, NotLeader
 from paceline.controller.report import Reporter, read_status
-from paceline.controller.settings import OperatorSettings
 from paceline.controller.state import ClusterState, Key
 from paceline.controller.workers import EngineWorkers
 from paceline.controller.writer import Writer
@@ -33,8 +33,8 @@ from paceline.policy.lifecycle.actions import Action, CreateWorkload
 from paceline.policy.lifecycle.garbage import unreferenced_config_maps
 from paceline.policy.lifecycle.observed import Pod, Trouble, read_workload, workload_trouble
 from paceline.policy.lifecycle.plan import Plan, default_counts, plan_engines
-from paceline.policy.resources import Children, EngineChildren, HardwarePool, revision
-from paceline.policy.resources.accepted import accepted_name, accepted_spec
+from paceline.policy.resources import HardwarePool, Images
+from paceline.policy.resources.accepted import accepted_name
 from paceline.policy.resources.router import SERVICE_PORT
 from paceline.policy.status import RouterView, Seen, make_status
 
@@ -65,46 +65,55 @@ class SpecTargets:
         return default_counts(pools)
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What passes work with. Made once per process."""
+
+    state: ClusterState
+    writer: Writer
+    workers: EngineWorkers
+    targets: Targets
+    clock: Clock
+    events: Events
+    reporter: Reporter
+    executor: Executor
+
+
 class Reconciler:
     """Makes the cluster true to one ModelDeployment at a time."""
 
-    def __init__(
-        self,
-        state: ClusterState,
-        writer: Writer,
-        workers: EngineWorkers,
-        targets: Targets,
-        settings: OperatorSettings,
-        clock: Clock,
-    ) -> None:
-        self._state = state
-        self._writer = writer
-        self._workers = workers
-        self._targets = targets
-        self._settings = settings
-        self._clock = clock
-        self._events = Events(writer, clock, settings.identity)
-        self._executor = Executor(state, writer, self._events, clock)
-        self._reporter = Reporter(state, writer, self._events, clock)
+    def __init__(self, services: Services, images: Images) -> None:
+        self._services = services
+        self._specs = AcceptedSpecs(images)
         self._as_is = AppliedAsIs()
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; seconds until the next one is due by itself. Raises ClusterError where it has to be done again."""
-        raw = self._state.resource(key)
-        if raw is None or raw["metadata"].get("deletionTimestamp") is not None:
+        state = self._services.state
+        raw = state.resource(key)
+        if raw is None:
+            self._specs.forget(key)
+            self._as_is.forget(key)
+            return None
+        if raw["metadata"].get("deletionTimestamp") is not None:
             # Children go with their owner; engines drain on SIGTERM like on any other deletion of their pods.
             return None
-        kept = self._state.child(key, CONFIG_MAP, accepted_name(raw["metadata"]["name"]))
-        acceptance = accept(raw, kept, images=self._settings.images, kinds=self._state.available)
+        kept = state.child(key, CONFIG_MAP, accepted_name(raw["metadata"]["name"]))
+        acceptance = self._specs.accept(key, raw, kept, state.available)
         if acceptance.accepted is None:
             await self._refuse(raw, acceptance.problem)
             return None
-        work = _Pass(self, raw, key, acceptance.accepted)
-        return await work.run(acceptance.problem)
+        work = _Pass(self._services, self._as_is, raw, key, acceptance.accepted)
+        try:
+            return await work.run(acceptance.problem)
+        except NamespaceGoing:
+            log.info("%s/%s goes with its namespace", *key)
+            return None
 
     async def _refuse(self, raw: Json, problem: Finding | None) -> None:
         """Nothing is in force and nothing is touched: say why."""
-        before, now, generation = read_status(raw), self._reporter.now(), raw["metadata"]["generation"]
+        reporter = self._services.reporter
+        before, now, generation = read_status(raw), reporter.now(), raw["metadata"]["generation"]
         findings = [problem] if problem is not None else []
         findings += [Finding(ConditionType.READY, each.status, each.reason, each.message) for each in findings]
         after = before.model_copy(
@@ -113,56 +122,47 @@ class Reconciler:
                 "conditions": merge(before.conditions, findings, now=now, generation=generation),
             }
         )
-        await self._reporter.report(raw, before, after)
+        await reporter.report(raw, before, after)
 
 
 class _Pass:
     """The state of one pass. It ends with it."""
 
-    def __init__(self, owner: Reconciler, raw: Json, key: Key, accepted: Accepted) -> None:
+    def __init__(self, services: Services, as_is: AppliedAsIs, raw: Json, key: Key, accepted: Accepted) -> None:
+        self._services = services
+        self._state = services.state
+        self._as_is = as_is
         self._raw = raw
         self._key = key
+        self._accepted = accepted
         self._md = accepted.md
-        self._spec = accepted.spec
-        self._children: Children = accepted.children
+        self._children = accepted.children
         self._problems: list[Finding] = []
         self._failure: ClusterError | None = None
-        self._state = owner._state
-        self._writer = owner._writer
-        self._workers = owner._workers
-        self._targets = owner._targets
-        self._settings = owner._settings
-        self._clock = owner._clock
-        self._events = owner._events
-        self._executor = owner._executor
-        self._reporter = owner._reporter
-        self._as_is = owner._as_is
 
     async def run(self, problem: Finding | None) -> float | None:
         if problem is not None:
             self._problems.append(problem)
-        pools = [engine.pool for engine in self._children.engines]
-        counts = self._targets.counts(self._md, pools)
         pods = self._state.pods_of(self._key)
         leaving = [pod for pod in pods if pod.asked_to_drain and not pod.deleting and not pod.drained]
-        idle = await self._workers.drain(leaving)
+        idle = await self._services.workers.drain(leaving)
+        found = self._state.children(self._key, *WORKLOADS)
         plan = plan_engines(
             self._md,
             self._children.engines,
-            counts,
-            workloads=[read_workload(raw) for raw in self._state.children(self._key, *WORKLOADS)],
+            self._services.targets.counts(self._md, [engine.pool for engine in self._children.engines]),
+            workloads=[read_workload(raw) for raw in found],
             pods=pods,
-            now=self._clock.wall(),
+            now=self._services.clock.wall(),
             idle=idle,
         )
-        for manifest in (*self._supporting(), *self._current_workloads(plan)):
+        for manifest in (*self._accepted.supporting, *self._current_workloads(plan)):
             await self._attempt(self._apply, manifest)
         for action in plan.actions:
             await self._attempt(self._act, action)
-        for name, uid in unreferenced_config_maps(
-            self._state.children(self._key, CONFIG_MAP), self._children.manifests(), self._templates(), pods
-        ):
-            await self._attempt(self._remove_config_map, (name, uid))
+        kept = self._state.children(self._key, CONFIG_MAP)
+        for unused in unreferenced_config_maps(kept, self._accepted.supporting, found, pods):
+            await self._attempt(self._remove_config_map, unused)
         await self._report(plan, pods)
         if isinstance(self._failure, Conflict):
             return CONFLICT_SECONDS
@@ -170,34 +170,20 @@ class _Pass:
             raise self._failure
         return plan.look_again_seconds
 
-    def _supporting(self) -> list[Json]:
-        """Everything but the engines' workloads."""
-        workloads = {engine.workload["metadata"]["name"] for engine in self._children.engines}
-        made = self._children.manifests()
-        others = [each for each in made if each["metadata"]["name"] not in workloads or kind_of(each) not in WORKLOADS]
-        return [accepted_spec(self._md, self._spec), *others]
-
     def _current_workloads(self, plan: Plan) -> list[Json]:
         """Workloads of the wanted templates that exist, at the size that they have: in case somebody edited them."""
-        result = []
-        for view in plan.views:
-            workload = view.current.workload
-            if workload is not None and not workload.deleting:
-                result.append(_sized(self._engine(view.name).workload, workload.replicas))
-        return result
-
-    def _engine(self, pool: str) -> EngineChildren:
-        return next(engine for engine in self._children.engines if engine.pool.name == pool)
-
-    def _templates(self) -> list[Json]:
-        """Workloads in the cluster, whose pods may still read a ConfigMap of an older revision."""
-        return list(self._state.children(self._key, *WORKLOADS))
+        current = [(view.name, view.current.workload) for view in plan.views]
+        return [
+            _sized(self._accepted.workloads[pool], workload.replicas)
+            for pool, workload in current
+            if workload is not None and not workload.deleting
+        ]
 
     async def _attempt(self, do: Callable[[T], Awaitable[None]], what: T) -> None:
         """Do one thing; what fails becomes a condition, and the rest goes on."""
         try:
             await do(what)
-        except NotLeader:
+        except (NotLeader, NamespaceGoing):
             raise
         except NotFound as error:
             log.debug("%s; the next pass will see why", error)
@@ -211,51 +197,48 @@ class _Pass:
             if not isinstance(self._failure, ClusterError) or isinstance(self._failure, Conflict):
                 self._failure = error
 
-    async def _apply(self, manifest: Json) -> None:
-        kind = kind_of(manifest)
-        wanted = stamped(manifest)
-        found = self._state.child(self._key, kind, wanted["metadata"]["name"])
+    async def _apply(self, wanted: Json) -> None:
+        kind, name = kind_of(wanted), wanted["metadata"]["name"]
+        found = self._state.child(self._key, kind, name)
         if found is not None:
-            if self._as_is.is_current(kind.id, wanted, found) or not differences(wanted, found):
+            if self._as_is.is_current(self._key, kind.id, wanted, found) or not differences(wanted, found):
                 return
             if edited := edited_by_hand(wanted, found):
-                fields = ", ".join(edited[:FIELDS_NAMED])
-                message = f"{kind.kind} {wanted['metadata']['name']} was changed by hand ({fields}); it is put back."
-                await self._events.write(self._raw, "ChildRestored", message, warning=True)
-        answer = await self._writer.apply(kind, wanted)
-        self._as_is.remember(kind.id, wanted, answer)
+                message = (
+                    f"{kind.kind} {name} was changed by hand ({', '.join(edited[:FIELDS_NAMED])}); it is put back."
+                )
+                await self._services.events.write(self._raw, "ChildRestored", message, warning=True)
+        answer = await self._services.writer.apply(kind, wanted)
+        self._as_is.remember(self._key, kind.id, wanted, answer)
         self._state.caches[kind.id].put(answer)
 
     async def _act(self, action: Action) -> None:
         if not isinstance(action, CreateWorkload):
-            await self._executor.carry_out(action, self._raw)
+            await self._services.executor.carry_out(action, self._raw)
             return
-        engine = self._engine(action.pool)
-        if kind_id(engine.workload) in self._state.available:
-            await self._apply(_sized(engine.workload, action.replicas))
-            name = engine.workload["metadata"]["name"]
-            await self._events.write(self._raw, "WorkloadCreated", f"{name} starts with {action.replicas} engines.")
+        workload = self._accepted.workloads[action.pool]
+        if f"{workload['apiVersion']}/{workload['kind']}" in self._state.available:
+            await self._apply(_sized(workload, action.replicas))
+            message = f"{workload['metadata']['name']} starts with {action.replicas} engines."
+            await self._services.events.write(self._raw, "WorkloadCreated", message)
 
     async def _remove_config_map(self, which: tuple[str, str]) -> None:
         name, uid = which
-        await self._writer.delete(CONFIG_MAP, self._key.namespace, name, uid)
-        self._as_is.forget(CONFIG_MAP.id, self._key.namespace, name)
+        await self._services.writer.delete(CONFIG_MAP, self._key.namespace, name, uid)
 
     async def _report(self, plan: Plan, pods: Sequence[Pod]) -> None:
-        before = read_status(self._raw)
+        reporter, before = self._services.reporter, read_status(self._raw)
         seen = Seen(
             views=plan.views,
             router=self._router(pods),
-            revision=revision(self._md, self._settings.images),
+            revision=self._accepted.revision,
             engine_trouble=_engine_trouble(plan, pods),
             problems=tuple(self._problems),
             missing_kinds=self._children.missing,
             limited=any(view.total < sum(view.wanted.values()) for view in plan.views),
         )
-        after = make_status(
-            self._md, before, seen, generation=self._raw["metadata"]["generation"], now=self._reporter.now()
-        )
-        await self._reporter.report(self._raw, before, after)
+        after = make_status(self._md, before, seen, generation=self._raw["metadata"]["generation"], now=reporter.now())
+        await reporter.report(self._raw, before, after)
 
     def _router(self, pods: Sequence[Pod]) -> RouterView:
         service = self._children.router.service["metadata"]
@@ -269,11 +252,6 @@ class _Pass:
             trouble=trouble,
             endpoint=f"http://{service['name']}.{service['namespace']}.svc:{SERVICE_PORT}",
         )
-
-
-def kind_id(manifest: Json) -> str:
-    """``apiVersion/Kind``."""
-    return f"{manifest['apiVersion']}/{manifest['kind']}"
 
 
 def _sized(workload: Json, replicas: int) -> Json:

@@ -26,6 +26,10 @@ class Forbidden(ApiError):
     """RBAC does not allow it, or an admission plug-in such as a quota refuses it."""
 
 
+class NamespaceGoing(Forbidden):
+    """Nothing new is made in a namespace that is being deleted."""
+
+
 class NotFound(ApiError):
     """No such object, or no such kind."""
 
@@ -55,7 +59,9 @@ def refusal(verb: str, resource: str, code: int, answer: Mapping[str, Any] | Non
     reason = str((answer or {}).get("reason") or "")
     message = str((answer or {}).get("message") or text.strip()[:500] or "no message")
     if code == 403:
-        return Forbidden(verb, resource, code, reason, message)
+        causes = ((answer or {}).get("details") or {}).get("causes") or ()
+        going = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+        return (NamespaceGoing if going else Forbidden)(verb, resource, code, reason, message)
     if code == 404:
         return NotFound(verb, resource, code, reason, message)
     if code == 409:

@@ -116,7 +116,7 @@ class ClusterState:
         known = self._resources.get(key)
         if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
             versions = [str(each["metadata"]["resourceVersion"]) for each in (raw, known)]
-            if all(version.isdigit() for version in versions) and int(versions[0]) < int(versions[1]):
+            if all(version.isdigit() for version in versions) and int(versions[0]) <= int(versions[1]):
                 return
         self._resources[key] = _slim(raw)
         self._changed(key)

@@ -30,6 +30,8 @@ from paceline.policy.resources.router import engine_selector
 
 NAMED_AT_MOST: Final = 3
 """Pods that a message names."""
+COMPLETE: Final = frozenset({Reason.AS_DESIRED, Reason.KIND_MISSING})
+"""Reasons of Progressing with which everything that can be there is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,8 @@ def _as_counts(counts: Mapping[Role, int]) -> EngineCounts:
 
 
 def _findings(seen: Seen, roles: Mapping[Role, RoleStatus], now: float) -> list[Finding]:
-    prefill = _role_finding(ConditionType.PREFILL_READY, Role.PREFILL, roles, seen)
-    decode = _role_finding(ConditionType.DECODE_READY, Role.DECODE, roles, seen)
+    prefill = _role_finding(ConditionType.PREFILL_READY, Role.PREFILL, roles, seen, now)
+    decode = _role_finding(ConditionType.DECODE_READY, Role.DECODE, roles, seen, now)
     router = _router_finding(seen.router)
     progressing = _progressing(seen, (prefill, decode, router), now)
     found = {
@@ -165,11 +167,11 @@ def _findings(seen: Seen, roles: Mapping[Role, RoleStatus], now: float) -> list[
             *seen.problems,
         )
     }
-    found[ConditionType.READY] = _ready(found)
+    found[ConditionType.READY] = _ready(found, seen.problems)
     return list(found.values())
 
 
-def _role_finding(kind: ConditionType, role: Role, roles: Mapping[Role, RoleStatus], seen: Seen) -> Finding:
+def _role_finding(kind: ConditionType, role: Role, roles: Mapping[Role, RoleStatus], seen: Seen, now: float) -> Finding:
     status = roles.get(role)
     if status is None:
         return Finding(kind, ConditionStatus.TRUE, Reason.NOT_USED, "Every engine computes prompts and tokens.")
@@ -180,6 +182,10 @@ def _role_finding(kind: ConditionType, role: Role, roles: Mapping[Role, RoleStat
     counted = f"{status.ready} of {status.desired} {role} engines are ready"
     for trouble in seen.engine_trouble:
         return Finding(kind, ConditionStatus.FALSE, trouble.reason, f"{counted}. {trouble.message}")
+    late = [pod for view in seen.views if role in view.wanted for pod in view.overdue(now)]
+    if late:
+        reason = Reason.START_DEADLINE_EXCEEDED
+        return Finding(kind, ConditionStatus.FALSE, reason, f"{counted}; {_names(late)} did not get ready in time.")
     if status.starting:
         return Finding(kind, ConditionStatus.FALSE, Reason.ENGINES_STARTING, f"{counted}.")
     if status.draining:
@@ -266,20 +272,21 @@ def _limited(seen: Seen) -> Finding:
     return Finding(ConditionType.SCALING_LIMITED, ConditionStatus.FALSE, Reason.WITHIN_LIMITS)
 
 
-def _ready(found: Mapping[ConditionType, Finding]) -> Finding:
+def _ready(found: Mapping[ConditionType, Finding], problems: Sequence[Finding]) -> Finding:
     """The first of these that is not as it should be is what Ready says."""
-    for kind in (
-        ConditionType.ACCEPTED,
-        ConditionType.AVAILABLE,
-        ConditionType.PREFILL_READY,
-        ConditionType.DECODE_READY,
-        ConditionType.ROUTER_READY,
-    ):
-        part = found[kind]
+    parts = [
+        found[ConditionType.ACCEPTED],
+        # What the operator itself ran into explains the rest.
+        *problems,
+        found[ConditionType.PREFILL_READY],
+        found[ConditionType.DECODE_READY],
+        found[ConditionType.ROUTER_READY],
+        found[ConditionType.AVAILABLE],
+    ]
+    for part in parts:
         if part.status is not ConditionStatus.TRUE:
             return Finding(ConditionType.READY, ConditionStatus.FALSE, part.reason, part.message)
     progressing = found[ConditionType.PROGRESSING]
-    complete = {Reason.AS_DESIRED, Reason.KIND_MISSING}
-    if progressing.reason not in complete:
+    if progressing.reason not in COMPLETE:
         return Finding(ConditionType.READY, ConditionStatus.FALSE, progressing.reason, progressing.message)
     return Finding(ConditionType.READY, ConditionStatus.TRUE, Reason.AS_DESIRED)

@@ -5,7 +5,7 @@ controller's reconcile.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from paceline.api import labels
@@ -15,7 +15,7 @@ from paceline.policy.lifecycle.actions import Action
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.lifecycle.removal import drain_steps, is_overdue, resize_steps
 from paceline.policy.lifecycle.serving import serving_steps
-from paceline.policy.lifecycle.sizes import plan_sizes
+from paceline.policy.lifecycle.sizes import Sizes, plan_sizes
 from paceline.policy.lifecycle.view import PoolView, group_by_template
 from paceline.policy.resources import EngineChildren, HardwarePool
 
@@ -54,13 +54,44 @@ def plan_engines(
     """
     views = _views(md, engines, counts, workloads, pods, idle)
     paces = _paces(views)
+    budget = _Budget(md.spec.scaling.gpu_budget, {child.pool.name: child.pool for child in engines}, views)
+    limited: list[PoolView] = []
     actions: list[Action] = []
-    for view in views:
+    for unlimited in views:
+        view = replace(unlimited, limit=budget.limit(unlimited.name))
         sizes = plan_sizes(view, now, pace=paces.get(view.name))
+        budget.claim(view, sizes)
+        limited.append(view)
         actions += drain_steps(view, sizes, now)
         actions += serving_steps(view, sizes.leaving, loads or {})
         actions += resize_steps(view, sizes)
-    return Plan(views, tuple(actions), _look_again(views, now))
+    return Plan(tuple(limited), tuple(actions), _look_again(limited, now))
+
+
+class _Budget:
+    """Accelerators of the budget, by pool. A pool may use what the others neither hold, nor are owed, nor were just
+    given.
+    """
+
+    def __init__(self, accelerators: int | None, pools: Mapping[str, HardwarePool], views: Sequence[PoolView]) -> None:
+        self._accelerators = accelerators
+        self._pools = pools
+        self._claims = {
+            view.name: max(sum(group.usage for group in view.groups), sum(view.wanted.values())) for view in views
+        }
+
+    def limit(self, pool: str) -> int:
+        """Engines of ``pool`` that may exist at once. Without a budget, ``maxReplicas`` alone bounds them."""
+        own = self._pools[pool]
+        if self._accelerators is None or own.accelerators == 0:
+            return own.max_replicas
+        others = sum(engines * self._pools[name].accelerators for name, engines in self._claims.items() if name != pool)
+        return max(0, self._accelerators - others) // own.accelerators
+
+    def claim(self, view: PoolView, sizes: Sizes) -> None:
+        """``view`` was planned: others must do without what it takes."""
+        planned = sum(group.usage_at(sizes.keep.get(group.template, 0)) for group in view.groups)
+        self._claims[view.name] = max(self._claims[view.name], planned)
 
 
 def _views(
@@ -71,49 +102,27 @@ def _views(
     pods: Sequence[Pod],
     idle: frozenset[str],
 ) -> tuple[PoolView, ...]:
+    """All pools, before the budget bounds them."""
     heads = [pod for pod in pods if pod.component == labels.COMPONENT_ENGINE]
-    groups = {
-        child.pool.name: group_by_template(
-            child.template_hash,
-            tuple(workload for workload in workloads if workload.pool == child.pool.name),
-            tuple(pod for pod in heads if pod.pool == child.pool.name),
-        )
-        for child in engines
-    }
-    wanted = {
-        child.pool.name: {bound.role: counts.get(bound.role, 0) for bound in child.pool.bounds} for child in engines
-    }
-    # A pool may use what the others neither hold nor are owed.
-    claims = {
-        name: max(sum(group.usage for group in groups[name]), sum(wanted[name].values())) * child.pool.accelerators
-        for name, child in ((child.pool.name, child) for child in engines)
-    }
     return tuple(
         PoolView(
             name=child.pool.name,
             template=child.template_hash,
-            wanted=wanted[child.pool.name],
-            limit=_limit(
-                child.pool,
-                md.spec.scaling.gpu_budget,
-                sum(claim for name, claim in claims.items() if name != child.pool.name),
-            ),
+            wanted={bound.role: counts.get(bound.role, 0) for bound in child.pool.bounds},
+            limit=child.pool.max_replicas,
             fixed_role=child.pool.fixed_role,
             ordered=child.pool.nodes > 1,
             start_deadline_seconds=md.spec.engine.start_deadline_seconds,
             drain_seconds=md.spec.engine.drain_seconds,
-            groups=groups[child.pool.name],
+            groups=group_by_template(
+                child.template_hash,
+                tuple(workload for workload in workloads if workload.pool == child.pool.name),
+                tuple(pod for pod in heads if pod.pool == child.pool.name),
+            ),
             idle=idle,
         )
         for child in engines
     )
-
-
-def _limit(pool: HardwarePool, budget: int | None, claimed: int) -> int:
-    """Engines of ``pool`` that may exist at once. Without a budget, ``maxReplicas`` alone bounds them."""
-    if budget is None or pool.accelerators == 0:
-        return pool.max_replicas
-    return max(0, budget - claimed) // pool.accelerators
 
 
 def _paces(views: Sequence[PoolView]) -> dict[str, int]:

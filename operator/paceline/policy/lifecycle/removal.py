@@ -48,32 +48,35 @@ def is_overdue(view: PoolView, pod: Pod, now: float) -> bool:
 
 def resize_steps(view: PoolView, sizes: Sizes) -> Iterator[Action]:
     """Make workloads as large as they should be: smaller ones first, to have room for larger ones."""
+    targets = {group.template: _target(group, sizes.keep.get(group.template, 0)) for group in view.groups}
     for group in (*view.outdated, view.current):
-        yield from _shrink(group, sizes.keep[group.template])
+        yield from _shrink(group, targets[group.template])
     for group in view.groups:
-        keep, workload = sizes.keep[group.template], group.workload
+        workload, target = group.workload, targets[group.template]
         if workload is None:
             if group is view.current:
-                yield CreateWorkload(view.name, keep)
-        elif keep > workload.replicas and not workload.deleting:
-            yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, keep)
+                yield CreateWorkload(view.name, sizes.keep[group.template])
+        elif target > workload.replicas and not workload.deleting:
+            yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, target)
     for group in view.outdated:
         if group.empty and group.workload is not None and not group.workload.deleting:
             yield DeleteWorkload(group.workload.kind, group.workload.name, group.workload.uid)
 
 
-def _shrink(group: Group, keep: int) -> Iterator[Action]:
+def _target(group: Group, keep: int) -> int:
+    """Size of a workload: what is to be kept, and what has not drained yet. Counted from the pods that are there, so
+    that a second look before the workload has acted comes to the same size.
+    """
+    return max(keep, len(group.live) - len(group.drained))
+
+
+def _shrink(group: Group, target: int) -> Iterator[Action]:
     workload = group.workload
-    replicas = 0
-    if workload is not None and not workload.deleting:
-        # As many pods go as have drained; counted from the pods that are there, so that a second look before the
-        # workload has acted comes to the same size.
-        replicas = min(workload.replicas, max(keep, len(group.live) - len(group.drained)))
-        if replicas < workload.replicas:
-            yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, replicas)
-            return
+    if workload is not None and not workload.deleting and target < workload.replicas:
+        yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, target)
+        return
     # What the workload won't remove by itself: a pod whose place is still wanted, or whose workload is gone.
-    leftover = len(group.drained) - (max(0, len(group.live) - replicas) if workload is not None else 0)
+    leftover = len(group.drained) - (max(0, len(group.live) - group.replicas) if workload is not None else 0)
     for pod in sorted(group.drained, key=lambda pod: pod.name)[: max(0, leftover)]:
         yield DeletePod(pod.name, pod.uid)
 

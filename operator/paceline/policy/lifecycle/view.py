@@ -52,8 +52,12 @@ class Group:
     @property
     def usage(self) -> int:
         """Engines that hold accelerators, or will without anybody doing more."""
+        return self.usage_at(0)
+
+    def usage_at(self, replicas: int) -> int:
+        """The same, once the workload is asked to have ``replicas`` or more."""
         deleting = len(self.pods) - len(self.live)
-        return max(self.replicas, len(self.live)) + deleting
+        return max(replicas, self.replicas, len(self.live)) + deleting
 
     @property
     def empty(self) -> bool:
