@@ -31,6 +31,7 @@ from tests.kube.client import STRATEGIC, Access, Manifest, access
 from tests.kube.pods import PodProcess, ProcessSettings
 
 PULSE_SECONDS = 0.1
+GOODBYE_SECONDS = 0.5
 WRITERS = 16
 OWN_CONDITIONS = ("Initialized", "ContainersReady", "Ready", "PodScheduled")
 
@@ -76,6 +77,9 @@ class Kubelet:
         self._task = self._loop.create_task(self._run())
         with suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        # Connections with TLS say goodbye before they are gone; nothing tells when they have.
+        self._loop.run_until_complete(asyncio.sleep(GOODBYE_SECONDS))
         self._loop.close()
 
     async def _run(self) -> None:

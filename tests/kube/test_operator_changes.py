@@ -36,8 +36,8 @@ def configuration(scene: Scene, key: str) -> str:
         for entry in container["env"]
         if entry.get("valueFrom", {}).get("configMapKeyRef", {}).get("key") == key
     ]
-    (found,) = [one["data"][key] for one in scene.children("ConfigMap") if one["metadata"]["name"] == name]
-    return str(found)
+    # Nothing for a moment, when the pod was one that has just been replaced.
+    return next((one["data"][key] for one in scene.children("ConfigMap") if one["metadata"]["name"] == name), "")
 
 
 def service(scene: Scene) -> Manifest:
