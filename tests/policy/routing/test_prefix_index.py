@@ -322,7 +322,7 @@ def test_galloping_over_a_cache_with_a_hole_is_noticed() -> None:
     rig = Rig()
     tokens = [number % 5 for number in range(2 * 300)]
     rig.apply(0, BlockStored(list(range(300)), None, tokens, SIZE), BlockRemoved([150], "GPU"))
-    answers = [rig.blocks(tokens) for _ in range(64)]
+    answers = [rig.blocks(tokens) for _ in range(256)]
     assert answers[-1] == {0: 150}
     assert (rig.index.verified, rig.index.disagreements) == (1, 1)
 

@@ -283,3 +283,19 @@ async def test_routing_by_load_alone_is_a_setting(tmp_path: Path) -> None:
         for _ in range(40):
             assert (await router.complete(LONG)).status_code == 200
     assert all(engine.seen for engine in engines)
+
+
+async def test_what_is_known_of_each_engine_can_be_looked_at(tmp_path: Path) -> None:
+    engines = both("a", "d")
+    async with with_events(tmp_path, engines) as (router, publisher):
+        event = stored(TOKENS[:12])
+        await publisher.publish(event)
+        await known(router, 12)
+        index = (await router.client.get(f"{router.admin_url}/index")).json()
+        assert index["entries"] == 3
+        assert [(one["name"], one["mode"], one["blocks"]) for one in index["engines"]] == [
+            ("a", "sent", 0), ("d", "events", 3),
+        ]  # fmt: skip
+        names = (await router.client.get(f"{router.admin_url}/index/d")).json()
+        assert set(names["GPU"]) == {int(name) & (2**60 - 1) for name in event.block_hashes}
+        assert (await router.client.get(f"{router.admin_url}/index/nobody")).status_code == 404

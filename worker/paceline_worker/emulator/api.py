@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from paceline.policy.engine.blockcache import Tier
 from paceline_worker.emulator import protocol
 from paceline_worker.emulator.answers import JSON_HEADERS, Answer, Heading, Stream, Whole
 from paceline_worker.emulator.engine import EmulatedEngine
@@ -65,6 +66,7 @@ class Api:
         if options.faults:
             self._routes["POST", "/emulator/faults"] = self._set_faults
             self._pages["GET", "/emulator/faults"] = self._get_faults
+            self._pages["GET", "/emulator/blocks"] = self._blocks
         self._paths = {path for _, path in (*self._routes, *self._pages)}
 
     async def handle(self, request: Request, response: Response) -> None:
@@ -270,6 +272,11 @@ class Api:
 
     def _reset_prefix_cache(self) -> bytes:
         return msgspec.json.encode({"success": self._engine.reset_prefix_cache()})
+
+    def _blocks(self) -> bytes:
+        """What the cache holds, by the names that its events use: for whoever checks what was made of them."""
+        cache = self._engine.model.cache
+        return msgspec.json.encode({tier.value: cache.contents(tier) for tier in Tier})
 
     async def _set_faults(self, request: Request, response: Response) -> None:
         self._engine.faults.replace(request.body)

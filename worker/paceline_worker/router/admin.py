@@ -10,16 +10,20 @@ from aiohttp import web
 
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.prefixes.knowledge import Knowledge
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHUTDOWN_SECONDS: Final = 1.0
+SHOWN_NAME: Final = 200
+"""Characters of an unknown engine's name that the error repeats."""
 
 
 class Admin:
     """Serves operators and probes; the path of requests does not touch it."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, fleet: Fleet, knowledge: Knowledge, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
         self._fleet = fleet
+        self._knowledge = knowledge
         self._metrics = metrics
         self._is_draining = is_draining
         self._runner: web.AppRunner | None = None
@@ -34,6 +38,8 @@ class Admin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._page),
                 web.get("/fleet", self._describe),
+                web.get("/index", self._index),
+                web.get("/index/{engine}", self._index_of),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -64,6 +70,27 @@ class Admin:
 
     async def _describe(self, _: web.Request) -> web.Response:
         return _json({"version": self._fleet.version, "engines": [_engine(engine) for engine in self._fleet]})
+
+    async def _index(self, _: web.Request) -> web.Response:
+        engines = [
+            {
+                "name": engine.name,
+                "mode": self._knowledge.mode(engine),
+                "blocks": self._knowledge.told(engine),
+                "stalenessSeconds": self._knowledge.staleness(engine),
+            }
+            for engine in self._fleet
+        ]
+        index = self._knowledge.index
+        return _json({"entries": index.entries, "blocks": index.blocks, "engines": engines})
+
+    async def _index_of(self, request: web.Request) -> web.Response:
+        """All blocks of one engine by its own names: large, and for a person or a test that wants to know."""
+        name = request.match_info["engine"]
+        engine = self._fleet.engines.get(name)
+        if engine is None:
+            return _json({"error": f"there is no engine {name[:SHOWN_NAME]}"}, status=404)
+        return _json(self._knowledge.names(engine))
 
 
 def _json(document: object, *, status: int = 200) -> web.Response:

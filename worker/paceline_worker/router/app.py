@@ -68,7 +68,9 @@ class Router:
         self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
-        self._admin = Admin(self.fleet, self.metrics, lambda: self._server is None or self._server.closing)
+        self._admin = Admin(
+            self.fleet, self.knowledge, self.metrics, lambda: self._server is None or self._server.closing
+        )
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 

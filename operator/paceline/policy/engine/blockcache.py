@@ -92,6 +92,10 @@ class BlockCache:
         """Blocks in the host tier."""
         return len(self._host)
 
+    def contents(self, tier: Tier) -> list[int]:
+        """Hashes of all blocks in a tier that can be matched."""
+        return list(self._by_hash if tier is Tier.GPU else self._host)
+
     def match(self, hashes: Sequence[int], limit: int) -> int:
         """How many of the first ``limit`` blocks of a prefix are on the accelerator, without a gap."""
         by_hash = self._by_hash

@@ -76,6 +76,11 @@ class EngineCache:
         """Blocks that events speak of."""
         return len(self._names)
 
+    def names(self, tier: Tier) -> list[int]:
+        """The engine's own names, 60 bits of each, of the blocks that its events put into ``tier``."""
+        held = self._index.held_in(tier, self.bit)
+        return [name for name, block in self._names.items() if held(block)]
+
     def apply(self, events: Sequence[Event]) -> Iterator[int]:
         """Take over one batch. A generator: yields the number of blocks since the last time, every
         ``SLICE_BLOCKS`` or so and at the end.

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 WALK_BLOCKS: Final = 128
 """Shorter prompts are matched block by block: about as fast, and exact."""
-VERIFY_EVERY: Final = 64
+VERIFY_EVERY: Final = 256
 """One galloping match of so many is checked."""
 MAX_MASKS: Final = 65_536
 """Different masks that blocks share, so that a prefix held by many engines doesn't cost a large int a block."""
@@ -151,6 +151,11 @@ class PrefixIndex:
     def holds(self, bit: int, block: int) -> bool:
         """Whether the cache of ``bit`` has ``block`` in any tier by its own word."""
         return any(self._tables[tier].get(block, 0) & bit for tier in Tier if tier is not Tier.SENT)
+
+    def held_in(self, tier: Tier, bit: int) -> Callable[[int], bool]:
+        """Tells of a block whether the cache of ``bit`` has it in ``tier``."""
+        table = self._tables[tier]
+        return lambda block: bool(table.get(block, 0) & bit)
 
     def match(self, blocks: Sequence[int]) -> list[tuple[Tier, Steps]]:
         """How far each cache holds the prefix ``blocks``: one entry for each tier in use, the fastest first.

@@ -213,6 +213,11 @@ class Knowledge:
         """Blocks that the engine's events speak of."""
         return sum(rank.cache.told for rank in self._watched[engine].ranks)
 
+    def names(self, engine: Engine) -> dict[str, list[int]]:
+        """The engine's own names of those blocks, by tier."""
+        ranks = self._watched[engine].ranks
+        return {tier.name: [name for rank in ranks for name in rank.cache.names(tier)] for tier in Tier}
+
     def tick(self) -> None:
         """Once a second: forget what is over, in bounded steps."""
         now = self._clock.monotonic()
