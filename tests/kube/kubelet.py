@@ -19,6 +19,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from typing import Any
 
 import aiohttp
 
+from paceline.api import labels
 from tests.kube.client import STRATEGIC, Access, Manifest, access
 from tests.kube.pods import PodProcess, ProcessSettings
 
@@ -36,8 +38,18 @@ WRITERS = 16
 OWN_CONDITIONS = ("Initialized", "ContainersReady", "Ready", "PodScheduled")
 
 
+@dataclass
+class Told:
+    """When the status of a pod first said so, on the monotonic clock: a moment before it was sent."""
+
+    namespace: str
+    deployment: str
+    containers_ready: float = 0.0
+    ready: float = 0.0
+
+
 class Kubelet:
-    """Runs on a thread of its own, so that tests may block."""
+    """Runs on a thread of its own, so that tests may block. ``told`` holds a line for each pod, by name."""
 
     def __init__(self, kubeconfig: Path, logs: Path) -> None:
         self._access = access(kubeconfig)
@@ -46,6 +58,7 @@ class Kubelet:
         self._addresses = 0
         self._processes: dict[str, ProcessSettings] = {}
         self._lives: dict[str, _Life] = {}
+        self.told: dict[str, Told] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="kubelet", daemon=True)
         self._task: asyncio.Task[None] | None = None
@@ -123,7 +136,10 @@ class Kubelet:
             settings = self._processes.get(pod["metadata"]["namespace"])
             self._addresses += 1
             address = f"127.{self._net}.{1 + self._addresses // 250}.{1 + self._addresses % 250}"
-            life = self._lives[uid] = _Life(server, pod, pod["status"].get("podIP") or address, settings, self._logs)
+            told = Told(pod["metadata"]["namespace"], pod["metadata"].get("labels", {}).get(labels.DEPLOYMENT, ""))
+            self.told[pod["metadata"]["name"]] = told
+            life = _Life(server, pod, pod["status"].get("podIP") or address, settings, self._logs, told)
+            self._lives[uid] = life
             life.task = asyncio.create_task(life.run(), name=f"pod {pod['metadata']['name']}")
             life.task.add_done_callback(lambda _: self._lives.pop(uid, None))
 
@@ -166,7 +182,7 @@ class _Life:
     task: asyncio.Task[None]
 
     def __init__(
-        self, server: Server, pod: Manifest, address: str, settings: ProcessSettings | None, logs: Path
+        self, server: Server, pod: Manifest, address: str, settings: ProcessSettings | None, logs: Path, told: Told
     ) -> None:
         self.pod = pod
         self.process: PodProcess | None = None
@@ -174,6 +190,7 @@ class _Life:
         self._address = address
         self._settings = settings
         self._logs = logs
+        self._told = told
         self._started = _now()
         self._restarts = 0
         self._restarting = False
@@ -257,6 +274,7 @@ class _Life:
         if saying == self._said:
             return
         stamped = {**saying, "conditions": [self._stamped(one) for one in saying["conditions"]]}
+        self._note(saying)
         status = 0
         with suppress(aiohttp.ClientError, TimeoutError, OSError):
             status, _ = await self._server.send("PATCH", f"{self._path}/status", {"status": stamped}, STRATEGIC)
@@ -264,6 +282,13 @@ class _Life:
             self._said = saying
         elif status != 404:
             self._wake_after(PULSE_SECONDS)
+
+    def _note(self, saying: Manifest) -> None:
+        holds = {one["type"]: one["status"] == "True" for one in saying["conditions"]}
+        if holds["ContainersReady"] and not self._told.containers_ready:
+            self._told.containers_ready = time.monotonic()
+        if holds["Ready"] and not self._told.ready:
+            self._told.ready = time.monotonic()
 
     def _stamped(self, condition: Manifest) -> Manifest:
         before = next((c for c in self.pod["status"].get("conditions", []) if c["type"] == condition["type"]), None)
