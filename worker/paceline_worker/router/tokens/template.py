@@ -82,7 +82,7 @@ class ChatTemplate:
             return "".join(_bounded(self._template.generate({**variables, _CHECK: check}), check))
         except _TooSlow:
             raise NoTokens(Outcome.SLOW, f"the chat template took over {self._seconds} s") from None
-        except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise whatever Python can
+        except Exception as error:  # noqa: BLE001 - root of foreign code: a template may raise anything
             raise NoTokens(Outcome.REFUSED, f"the chat template raised {type(error).__name__}: {error}") from None
 
 

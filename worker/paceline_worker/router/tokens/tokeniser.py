@@ -114,7 +114,7 @@ class PooledTokeniser:
             return self._prompt_tokens(kind, fields)
         except (NoTokens, PromptTooLong):
             raise
-        except BaseException as error:  # a panic of the tokenizer's Rust code is no Exception
+        except BaseException as error:  # root of a thread's work; a panic of Rust code is no Exception
             log.exception("tokenising failed")
             raise NoTokens(Outcome.FAILED, f"{type(error).__name__}: {error}") from None
 
