@@ -155,6 +155,20 @@ def test_it_makes_the_steps_of_the_engine_model_that_the_emulator_runs(
     assert [feeder.finished_at[number] for number in range(len(requests))] == pytest.approx(last)
 
 
+@settings(deadline=None)
+@given(ARRIVALS)
+def test_an_engine_that_only_computes_prompts_makes_the_same_steps(arrivals: list[tuple[float, int, int]]) -> None:
+    arrivals = [(arrived, 2 * prompt, 1) for arrived, prompt, _ in arrivals]
+    feeder = Feeder()
+    engine = engine_of(feeder, Role.PREFILL)
+    for number, arrival in enumerate(arrivals):
+        request = request_of(number, *arrival, local=False)
+        feeder.loop.at(request.arrived, lambda one: (feeder.waiting.append(one), engine.wake()), request)
+    feeder.run()
+    first, _ = _step_by_step(arrivals)
+    assert [feeder.computed_at[number] for number in range(len(arrivals))] == pytest.approx(first)
+
+
 def _step_by_step(arrivals: list[tuple[float, int, int]]) -> tuple[list[float], list[float]]:
     """Times of the first and last tokens when :class:`EngineModel` makes every single step."""
     model = EngineModel(PROFILE, prefix_caching=False)

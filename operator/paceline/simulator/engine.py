@@ -130,12 +130,11 @@ class SimEngine:
 
     def join(self, request: SimRequest) -> None:
         """The blocks of an expected request are here: it decodes from the next step on."""
-        if self._in_step:
-            self._arriving.append(request)
-            return
-        self._settle(self._loop.now)
-        self._arrive(request)
-        self._plan_run()
+        self._arriving.append(request)
+        if not self._in_step:
+            self._settle(self._loop.now)
+            self._admit_arrivals()
+            self._plan_run()
 
     def wake(self) -> None:
         """There may be a prompt to compute, or memory to compute it in."""
@@ -210,10 +209,6 @@ class SimEngine:
         self.clock += steps * (first + self._step_context * batch * (steps - 1) / 2)
         self.step += steps
         self.context += batch * steps
-
-    def _arrive(self, request: SimRequest) -> None:
-        self.incoming -= request.prompt
-        self._enter(request, request.prompt, request.output)
 
     def _enter(self, request: SimRequest, context: int, steps: int) -> None:
         """Put a sequence into the batch: it attends to ``context`` tokens next and has ``steps`` tokens to go."""
@@ -299,7 +294,8 @@ class SimEngine:
 
     def _admit_arrivals(self) -> None:
         for request in self._arriving:
-            self._arrive(request)
+            self.incoming -= request.prompt
+            self._enter(request, request.prompt, request.output)
         self._arriving.clear()
 
     def _advance(self) -> None:
@@ -356,9 +352,12 @@ class SimEngine:
         return max(self.clock, self._loop.now)
 
     def _begin_step(self) -> None:
-        """One step with as much of the prompts as fits into it."""
-        work, singles, context, self._completing = self._prompts.take(self.budget - self.batch)
+        """One step with as much of the prompts as fits into it; many at once where nothing can happen between them."""
+        budget = self.budget - self.batch
+        steps = self._prompts.full_steps(budget) if self.role is Role.PREFILL else 1
+        work, singles, context, self._completing = self._prompts.take(steps * budget)
         duration = self.profile.mixed_seconds(work, self.batch + singles, self.context + context)
+        duration += (steps - 1) * self.profile.prefill_base
         self._in_step = True
         self._epoch += 1
         self._loop.at(self.clock + duration, self._end_mixed, self._epoch)
