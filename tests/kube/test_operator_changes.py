@@ -137,7 +137,7 @@ def test_the_history_tells_of_the_last_changes_and_stays_short(scene: Scene) -> 
 
 def test_hardware_of_its_own_for_a_role_makes_a_pool_of_its_own(scene: Scene) -> None:
     scene.apply().until_ready()
-    scene.manifest["spec"]["pools"]["decode"]["accelerator"] = {"count": 2}
+    scene.manifest["spec"]["pools"]["decode"].update(accelerator={"count": 2}, parallelism={"tensor": 2})
     scene.apply().until_ready()
     scene.until_roles(prefill=1, decode=1)
     pools = {pod["metadata"]["labels"][labels.ROLE]: pod["metadata"]["labels"][labels.POOL] for pod in scene.pods()}
@@ -212,10 +212,10 @@ def test_a_spec_that_is_bad_from_the_start_is_told_and_mended(scene: Scene) -> N
 def test_a_child_that_the_server_refuses_is_told_in_the_servers_words(scene: Scene) -> None:
     scene.apply().until_ready()
     before = scene.names()
-    scene.change("spec.engine.podTemplate", {"spec": {"terminationGracePeriodSeconds": -5}})
+    scene.change("spec.engine.podTemplate", {"spec": {"restartPolicy": "Never"}})
     scene.until(
         "the refusal",
-        lambda: any("terminationGracePeriodSeconds" in one["message"] for one in scene.status.get("conditions", [])),
+        lambda: any("restartPolicy" in one["message"] for one in scene.status.get("conditions", [])),
     )
     assert scene.names() == before
     assert scene.roles() == {"prefill": 1, "decode": 1}

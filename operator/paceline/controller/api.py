@@ -79,7 +79,9 @@ class KubeApi:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._request("list", path, resource=resource, query=query)
-            items.extend(page.get("items") or ())
+            # The server says once for a whole list what its items are; in a watch each says it.
+            named = {"apiVersion": page.get("apiVersion"), "kind": str(page.get("kind")).removesuffix("List")}
+            items.extend({**named, **item} for item in page.get("items") or ())
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
                 return items, str(metadata.get("resourceVersion", ""))

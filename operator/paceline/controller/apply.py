@@ -16,13 +16,11 @@ from paceline.policy.resources.common import short_hash
 
 
 def stamped(manifest: Json) -> Json:
-    """The manifest with its own hash in an annotation. ``replicas`` stay out of it: they change without the rest."""
-    spec = manifest.get("spec")
-    hashed = manifest
-    if isinstance(spec, Mapping) and "replicas" in spec:
-        hashed = {**manifest, "spec": {key: value for key, value in spec.items() if key != "replicas"}}
+    """The manifest with its own hash in an annotation. Engines get their ``replicas`` after it: they change without
+    the rest.
+    """
     metadata = manifest["metadata"]
-    annotations = {**(metadata.get("annotations") or {}), labels.APPLIED: short_hash(hashed)}
+    annotations = {**(metadata.get("annotations") or {}), labels.APPLIED: short_hash(manifest)}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
