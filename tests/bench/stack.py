@@ -21,6 +21,9 @@ from pathlib import Path
 from paceline.api import wire
 
 SERVED_NAME = "bench"
+TTFT_MILLISECONDS = 2000
+ITL_MILLISECONDS = 50
+MAX_QUEUE_SECONDS = 60
 CONNECTOR = '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'
 
 
@@ -145,7 +148,12 @@ def running_stack(
         fleet.write_bytes(wire.encode(wire.Fleet(version=1, engines=tuple(endpoints))))
         config = wire.RouterConfig(
             deployment="bench", namespace="default", served_names=(SERVED_NAME,),
-            objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50),
+            # In time of this machine: engines that run twice as fast are to be twice as quick.
+            objective=wire.Objective(
+                ttft_milliseconds=round(TTFT_MILLISECONDS / speed), itl_milliseconds=round(ITL_MILLISECONDS / speed)
+            ),
+            admission=wire.Admission(max_queue_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
+            queue=wire.Queue(max_late_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
             disaggregated=bool(prefill and decode), engine_profile=profile, local_prefill_tokens=local_prefill_tokens,
             engine_speed=speed,
         )  # fmt: skip
