@@ -71,7 +71,7 @@ def test_without_an_output_file_the_manifest_is_printed(
 def test_a_budget_that_is_too_small_ends_with_its_own_exit_code(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan(files, "--max-gpus", 1) == 4
+    assert plan(files, "--max-gpus", 1) == 10
     assert "Nothing within the GPU budget" in capsys.readouterr().out
 
 

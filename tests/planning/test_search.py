@@ -194,7 +194,7 @@ def test_of_an_unknown_model_only_a_named_profile_helps() -> None:
     md = manifest(**{"Qwen/Qwen3-32B": "acme/secret-7b"})
     with pytest.raises(ConfigError, match=r"nothing is known of acme/secret-7b .*--engine-profile.*paceline calibrate"):
         engine_options(md, profile=None)
-    (only,) = engine_options(md, profile="llama-3.1-8b-h200-tp1")
+    (only,) = engine_options(md, profile=get_profile("llama-3.1-8b-h200-tp1"))
     assert only.profile == get_profile("llama-3.1-8b-h200-tp1")
 
 
@@ -206,7 +206,7 @@ def test_the_precision_is_read_off_the_name() -> None:
 
 
 def test_the_guess_grows_with_the_load() -> None:
-    (option,) = engine_options(manifest(), profile="qwen3-32b-h200-tp2")
+    (option,) = engine_options(manifest(), profile=get_profile("qwen3-32b-h200-tp2"))
     small, large = (guess(option, load_of(rate, 120), Objective()) for rate in (1, 8))
     assert not small.problem
     assert large.prefill > small.prefill
@@ -215,7 +215,7 @@ def test_the_guess_grows_with_the_load() -> None:
 
 
 def test_a_request_that_no_cache_holds_rules_a_layout_out() -> None:
-    (option,) = engine_options(manifest(), profile="qwen3-32b-h200-tp2")
+    (option,) = engine_options(manifest(), profile=get_profile("qwen3-32b-h200-tp2"))
     cramped = replace(option, profile=replace(option.profile, kv_capacity_tokens=2000))
     assert "its KV cache holds 2,000 tokens" in guess(cramped, load_of(1, 60), Objective()).problem
 

@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from paceline import __version__
+from paceline.cli.calibrate import calibrate
 from paceline.cli.explain import explain
 from paceline.cli.operator import operator
 from paceline.cli.plan import plan
@@ -34,6 +35,7 @@ def command_line() -> None:
     """Serve language models on vLLM, split into prefill and decode, at a latency objective."""
 
 
+command_line.add_command(calibrate)
 command_line.add_command(explain)
 command_line.add_command(operator)
 command_line.add_command(plan)

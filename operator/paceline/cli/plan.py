@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from paceline.cli.workloads import read_workload, trace_options
+from paceline.cli.workloads import read_profile, read_workload, trace_options
 from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +20,16 @@ WIDE: Final = 160
 """Columns of a table that goes to a file or a pipe."""
 NEARLY: Final = 0.9
 """Fleets that miss the objective are shown if they attain this share of the target."""
-NOTHING_FOUND: Final = 4
+NOTHING_FOUND: Final = 10
 """Exit code when no fleet within the budget meets the objective."""
 
 
 @click.command()
 @click.argument("file")
 @trace_options
-@click.option("--engine-profile", metavar="NAME", help="The only engine model to plan with. Default: all that fit.")
+@click.option(
+    "--engine-profile", metavar="NAME|FILE", help="The only engine model to plan with. Default: all that fit."
+)
 @click.option("--max-gpus", type=click.IntRange(1, 100_000), help="Most GPUs at once. Default: what FILE allows.")
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.yaml", help="Write the manifest there.")
@@ -58,7 +60,7 @@ def plan(
     from paceline.planning.search import recommended, search
 
     md = read_manifest(file)
-    options = engine_options(md, profile=engine_profile)
+    options = engine_options(md, profile=read_profile(engine_profile))
     workload = read_workload(md, **trace, seed=seed)
     sure = manifest = None
     with Progress(console=Console(stderr=True), transient=True) as bar:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from paceline.cli.workloads import read_workload, trace_options
+from paceline.cli.workloads import read_profile, read_workload, trace_options
 from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DEFAULT_POLICIES = "planner,static-best,threshold"
     help="Policies to compare; all for every one there is.",
 )
 @click.option("--shape", type=click.Choice(["inversion", "ramp", "bursts"]), help="Make the load vary.")
-@click.option("--engine-profile", metavar="NAME", help="Engine model. Default: that of the manifest's hardware.")
+@click.option("--engine-profile", metavar="NAME|FILE", help="Engine model. Default: that of the manifest's hardware.")
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write the report as JSON.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw all policies.")
@@ -56,7 +56,7 @@ def simulate(
 
     md = read_manifest(file)
     names = policy_names(policies)
-    settings = settings_of(md, profile=engine_profile, seed=seed)
+    settings = settings_of(md, profile=read_profile(engine_profile), seed=seed)
     workload = read_workload(md, **trace, shape=shape, seed=seed)
     runs = compare(names, workload, settings, Console(stderr=True))
     title = f"{workload.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"

@@ -13,10 +13,13 @@ from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
     from paceline.api.v1alpha1 import ModelDeployment
+    from paceline.policy.scaling.perfmodel import EngineProfile
     from paceline.simulator.workload import Workload
 
 SHOWN_PROBLEMS: Final = 3
 """Bad rows of a trace that are printed."""
+
+PROFILE_SUFFIX: Final = ".toml"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OPTIONS: Final = (
@@ -56,6 +59,22 @@ def trace_options(command: _Command) -> _Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def read_profile(name: str | None) -> EngineProfile | None:
+    """The engine model of ``--engine-profile``: a known one by its name, or the only one of a ``.toml`` file."""
+    from paceline.policy.scaling.profiles import get_profile, read_profiles
+
+    if name is None or not name.endswith(PROFILE_SUFFIX):
+        return None if name is None else get_profile(name)
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--engine-profile {name}: can't read it: {error}.") from None
+    profiles = list(read_profiles(text, name).values())
+    if len(profiles) != 1:
+        raise ConfigError(f"--engine-profile {name}: holds {len(profiles)} profiles; leave the one that is meant.")
+    return profiles[0]
 
 
 def read_workload(

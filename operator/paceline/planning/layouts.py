@@ -53,16 +53,16 @@ class EngineOption:
         return ERROR[self.basis]
 
 
-def engine_options(md: ModelDeployment, *, profile: str | None) -> list[EngineOption]:
-    """Layouts that can be tried for ``md``, smallest first. ``profile`` names the only one there is to be.
+def engine_options(md: ModelDeployment, *, profile: EngineProfile | None) -> list[EngineOption]:
+    """Layouts that can be tried for ``md``, smallest first. ``profile`` is the only engine model there is to be.
 
     Raises ConfigError if nothing is known of the model on its hardware.
     """
     pool = hardware_pools(md.spec)[0]
     product, spread = pool.accelerator.product or "", pool.parallelism
     if profile is not None:
-        known = get_profile(profile)
-        return [EngineOption(known.tensor_parallel, pool.accelerators and known.tensor_parallel, known, _basis(known))]
+        gpus = pool.accelerators and profile.tensor_parallel
+        return [EngineOption(profile.tensor_parallel, gpus, profile, _basis(profile))]
     plain = spread.pipeline == spread.data == 1 and pool.accelerator.count > 0
     sizes = sorted({*TENSOR_SIZES, spread.tensor}) if plain else [spread.tensor]
     shape, gpu = find_model(md.spec.model.name), find_gpu(product)

@@ -1,0 +1,137 @@
+"""``paceline calibrate``: an engine profile from measured points, or from measuring an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from paceline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from paceline.planning.points import Points
+    from paceline.policy.scaling.perfmodel import EngineProfile
+
+
+@click.command()
+@click.argument("points_file", metavar="[POINTS]", required=False, type=click.Path(path_type=Path))
+@click.option("--endpoint", metavar="URL", help="Measure this OpenAI-compatible engine, which must be idle.")
+@click.option("--model", help="Model, such as Qwen/Qwen3-32B. Default: that of --like, or of the endpoint.")
+@click.option("--accelerator", metavar="GPU", help="Such as h200. Default: that of --like.")
+@click.option("--tensor-parallel", type=click.IntRange(1, 1024), help="GPUs of the engine. Default: that of --like.")
+@click.option("--like", metavar="PROFILE", help="Profile to begin with. Default: an estimate from data sheets.")
+@click.option("--name", help="Name of the new profile. Default: from model, GPU and size.")
+@click.option("--kv-capacity-tokens", type=click.IntRange(1), help="As vLLM logs it. Default: what the endpoint says.")
+@click.option("--seed", type=int, default=0, help="Of the prompts.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.toml", help="Write the profile there.")
+@click.option("--save-points", type=click.Path(path_type=Path), metavar="OUT.csv", help="Write what was measured.")
+def calibrate(
+    points_file: Path | None,
+    endpoint: str | None,
+    model: str | None,
+    accelerator: str | None,
+    tensor_parallel: int | None,
+    like: str | None,
+    name: str | None,
+    kv_capacity_tokens: int | None,
+    seed: int,
+    output: Path | None,
+    save_points: Path | None,
+) -> int:
+    """Fit an engine profile to the POINTS of a file, or to an engine that is measured now (--endpoint). Prints the
+    errors of the fit and the profile, which --engine-profile of plan and simulate takes as a file.
+
+    POINTS is CSV or JSON lines: kind (prefill or step), milliseconds; new_tokens and cached_tokens of a prefill;
+    sequences and context_tokens (of all of them together) of a step.
+    """
+    from dataclasses import replace
+
+    from paceline.planning.calibration import calibrate as fit
+    from paceline.planning.calibration import entry_text, sentences
+    from paceline.planning.points import csv_of, read_points
+
+    if (points_file is None) == (endpoint is None):
+        raise ConfigError("give either a file of points or --endpoint URL.")
+    start = None if like is None and model is None else _start(like, model, accelerator, tensor_parallel)
+    if points_file is not None:
+        points, source = read_points(points_file), f"measured, {points_file.name}"
+    else:
+        points, served, room = _measured(str(endpoint), seed, model if like is None else None)
+        source, kv_capacity_tokens = f"measured through the API of {served}", kv_capacity_tokens or room
+        model = model or served
+    if start is None:
+        start = _start(like, model, accelerator, tensor_parallel)
+    if kv_capacity_tokens is not None:
+        start = replace(start, kv_capacity_tokens=kv_capacity_tokens)
+    if save_points is not None:
+        _write("--save-points", save_points, csv_of(points))
+    made = fit(points, start, name=name or f"{start.name}-calibrated", provenance=source)
+    for sentence in sentences(made):
+        click.echo(sentence, err=True)
+    text = entry_text(made.profile)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write("--output", output, text)
+        click.echo(f"Profile written to {output}: use it with --engine-profile {output}.", err=True)
+    return 0
+
+
+def _start(like: str | None, model: str | None, accelerator: str | None, tensor_parallel: int | None) -> EngineProfile:
+    """The profile to begin with."""
+    from dataclasses import replace
+
+    from paceline.planning.layouts import precision_of
+    from paceline.policy.scaling.estimate import estimate
+    from paceline.policy.scaling.hardware import find_gpu, find_model, gpus, models
+    from paceline.policy.scaling.physics import Engine, Layout
+    from paceline.policy.scaling.profiles import get_profile
+
+    if like is not None:
+        known = get_profile(like)
+        return replace(
+            known,
+            model=(model or known.model).rsplit("/", 1)[-1],
+            accelerator=(accelerator or known.accelerator).lower(),
+            tensor_parallel=tensor_parallel or known.tensor_parallel,
+        )
+    shape, gpu = find_model(model or ""), find_gpu(accelerator or "")
+    if shape is None:
+        raise ConfigError(
+            f"--model {model or '(not given)'}: its shape is not known, so begin with a profile: --like. Known models: "
+            f"{', '.join(sorted(models()))}."
+        )
+    if gpu is None:
+        raise ConfigError(
+            f"--accelerator {accelerator or '(not given)'}: not known, so begin with a profile: --like. Known: "
+            f"{', '.join(sorted(gpus()))}."
+        )
+    layout = Layout(tensor=tensor_parallel or 1, precision=precision_of(model or ""))
+    return estimate(Engine(shape, gpu, layout))
+
+
+def _measured(url: str, seed: int, model: str | None) -> tuple[Points, str, int | None]:
+    """(points, model served, KV capacity) of a live engine."""
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from paceline.planning.endpoint import measure
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        found = asyncio.run(measure(url, model=model, seed=seed, progress=show))
+    return found.points, found.model, found.kv_capacity_tokens
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option}: can't write {path}: {error.strerror}.") from None
