@@ -50,6 +50,10 @@ class Observer(Protocol):
         """A request came, ``uncached`` tokens of which the engine it was placed on does not hold."""
         ...
 
+    def begun(self, request: SimRequest, at: float) -> None:
+        """A request is about to get its first token: within one decode step."""
+        ...
+
     def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
         """A request is completed or refused."""
         ...
@@ -290,6 +294,8 @@ class SimRouter:
             if engine.role is Role.BOTH:
                 gone += engine.cache.shrink(engine.cache_room() // self.block_size)
             self._forget(station, gone)
+        if request.local and request.first_token < 0:
+            self._observer.begun(request, self._loop.now)
         if not request.local:
             request.prefiller = engine
             self._hand_off(request)
@@ -325,6 +331,7 @@ class SimRouter:
             request.prefiller = None
         if request.decoder is not None:
             request.decoder.join(request)
+            self._observer.begun(request, self._loop.now)
 
     def _drain(self) -> None:
         """Decode engines may have room again."""

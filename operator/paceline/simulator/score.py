@@ -32,11 +32,18 @@ def feasible(workload: Workload, profile: EngineProfile, objective: Objective) -
 
 
 class Attained(NamedTuple):
-    """Requests that ended between two scrapes, refused ones too, and how many of them met the objective."""
+    """What came of requests between two scrapes, as histograms show it: of the TTFT when the first token comes, of the
+    rest when the last one does. Refused ones count as both.
+    """
 
-    requests: int
+    begun: int
+    """Requests that got their first token."""
     ttft: int
+    """Those of them that got it in time."""
+    ended: int
+    """Requests that got their last token."""
     itl: int
+    """Those of them whose ITL was met."""
     both: int
 
 
@@ -60,7 +67,7 @@ class Journal:
         self._cached = [0] * buckets
         self._uncached_sum = self._cached_sum = 0
         self._completed: dict[int, tuple[int, int, int]] = {}
-        self._ended = self._in_ttft = self._in_itl = self._in_both = 0
+        self._begun = self._ended = self._in_ttft = self._in_itl = self._in_both = 0
 
     def arrived(self, uncached: int, cached: int) -> None:
         """A prompt came."""
@@ -75,10 +82,14 @@ class Journal:
         count, prompts, outputs = self._completed.get(bucket, (0, 0, 0))
         self._completed[bucket] = (count + 1, prompts + prompt, outputs + output)
 
+    def begun(self, *, ttft: bool) -> None:
+        """A request got its first token, or never will."""
+        self._begun += 1
+        self._in_ttft += ttft
+
     def ended(self, *, ttft: bool, itl: bool) -> None:
         """A request is completed or refused, and met the limits or not."""
         self._ended += 1
-        self._in_ttft += ttft
         self._in_itl += itl
         self._in_both += ttft and itl
 
@@ -89,7 +100,7 @@ class Journal:
             CompletionCell(prompt=prompts // count, count=count, outputs=outputs)
             for _, (count, prompts, outputs) in sorted(self._completed.items())
         )
-        attained = Attained(self._ended, self._in_ttft, self._in_itl, self._in_both)
+        attained = Attained(self._begun, self._in_ttft, self._ended, self._in_itl, self._in_both)
         self._clear()
         return Harvest(arrived, completed, attained)
 
@@ -132,12 +143,17 @@ class Score:
         self.uncached_tokens += uncached
         self.journal.arrived(uncached, request.prompt - uncached)
 
+    def begun(self, request: SimRequest, at: float) -> None:
+        """See :class:`paceline.simulator.router.Observer`."""
+        self.journal.begun(ttft=at - request.arrived <= self._objective.ttft_seconds)
+
     def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
         """See :class:`paceline.simulator.router.Observer`."""
         number = request.number
         self._outcome[number] = outcome
         if outcome is Outcome.REJECTED:
             self.rejected += 1
+            self.journal.begun(ttft=False)
             self.journal.ended(ttft=False, itl=False)
             return
         self.completed += 1

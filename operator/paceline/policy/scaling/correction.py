@@ -22,31 +22,39 @@ from paceline.policy.scaling.traffic import Traffic
 LEAST_REQUESTS: Final = 50
 """Fewer say nothing."""
 LEAST: Final = 0.8
-MOST: Final = 2.5
+MOST: Final = 1.5
 """A factor beyond these is not a correction but a model of other engines."""
-GAIN: Final = 1.0
-"""Relative change of the factor for each unit of attainment that the replay is off."""
+GAIN: Final = 6.0
+"""Relative change of the factor, in one demand window, for each unit of attainment that the replay is off."""
 NOTHING_MISSED: Final = 0.01
 """Misses of what can be attained, as a share of all requests, below which a window says nothing."""
-FADING: Final = 0.99
-"""Power of the factor that such a window leaves of it."""
+FADING: Final = 0.8
+"""Power of the factor that one such window leaves of it."""
 MOST_OFF: Final = 0.1
 """Attainment beyond which the replay is not taken to be further off: one bad window is not the truth."""
 
 
-def learn(factor: float, traffic: Traffic, measured: Attainment | None, wants: Sequence[Want]) -> float:
-    """The factor after one more window. ``wants``: past decisions, with the engines that were ready at each."""
-    if measured is None or measured.requests < LEAST_REQUESTS:
+def learn(
+    factor: float, traffic: Traffic, measured: Attainment | None, wants: Sequence[Want], *, since: float | None
+) -> float:
+    """The factor after a while more. ``wants``: past decisions, with the engines that were ready at each.
+
+    ``since``: when it was last learned. Windows overlap, so each teaches in proportion to what is new in it; else one
+    bad moment would count as often as there are decisions in a window. A window in which the load changed teaches
+    nothing: engines that come late are not slow.
+    """
+    if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.steady:
         return factor
     schedule = [(want.at, want.ready.prefill + want.ready.both) for want in wants]
     if not schedule or schedule[0][0] > traffic.begin:
         return factor
     work = scaled(traffic.requests, lambda _: factor)
-    outcome = replay_schedule(work, schedule, traffic.objective)
     if not work:
         return factor
+    fresh = min(max(traffic.end - since, 0.0) / traffic.seconds, 1.0)
+    outcome = replay_schedule(work, schedule, traffic.objective)
     promised, possible = outcome.attained / len(work), outcome.feasible / len(work)
     if promised > possible - NOTHING_MISSED and measured.ttft > possible - NOTHING_MISSED:
-        return float(factor**FADING)
+        return float(factor ** (FADING**fresh))
     off = min(max(promised - measured.ttft, -MOST_OFF), MOST_OFF)
-    return min(max(factor * math.exp(GAIN * off), LEAST), MOST)
+    return min(max(factor * math.exp(GAIN * fresh * off), LEAST), MOST)

@@ -136,6 +136,19 @@ def scaled(requests: Sequence[Request], factor: Callable[[float], float]) -> lis
     return result
 
 
+def repeated(requests: Sequence[Request], *, seconds: float, since: float) -> list[Request]:
+    """Requests of the last ``seconds``, and before those the same again and again, back to ``since``."""
+    if not requests or seconds <= 0:
+        return list(requests)
+    times = math.ceil((requests[0].seconds - since) / seconds) if requests[0].seconds > since else 0
+    earlier = [
+        Request(request[0] - time * seconds, *request[1:])
+        for time in range(min(times, MAX_REPLAYED // len(requests)), 0, -1)
+        for request in requests
+    ]
+    return [*between(earlier, since, math.inf), *requests]
+
+
 def _places(start: float) -> Iterator[float]:
     """Places in the interval that begins at ``start``, 0 to 1: SplitMix64 (G. L. Steele et al., 2014) from there."""
     seed = int(start * 1000) & _MASK

@@ -62,9 +62,9 @@ class Trend:
         return not self.slope and self.step_at is None
 
     def rate_at(self, at: float) -> float:
-        """What the load was, or will be if it goes on like that; not out of [mean / 4, 4 · mean]."""
+        """What the load was, or will be if it goes on like that; a line not out of [mean / 4, 4 · mean]."""
         if self.step_at is not None:
-            return self._bounded(self.before if at < self.step_at else self.level)
+            return self.before if at < self.step_at else self.level
         return self._bounded(self._line(at))
 
     def forecast(self, at: float, *, quantile: float = 0.5) -> float:
@@ -120,7 +120,7 @@ def fit_trend(intervals: Sequence[tuple[float, float, float]], *, grain: float, 
     slope = whole.slope
     newer = _line(points[len(points) // 2 :])
     if slope > 0 and newer.spread > 0:
-        slope = min(slope, max(0.0, newer.slope + math.sqrt(max(newer.mean, whole.mean) * grain / newer.spread)))
+        slope = min(slope, max(0.0, newer.slope + math.sqrt(noise / newer.spread)))
     trust = _trust(whole.slope, error, SIGNIFICANT_T_SQUARED)
     level_at, load, length = parts[0] if parts else points[-1]
     return Trend(

@@ -47,6 +47,8 @@ class Need:
     demands: tuple[Demand, ...]
     attainment: float = 1.0
     """Of feasible requests within the TTFT objective, with those engines."""
+    at_once: float = 0.0
+    """Engines for that and for what waits, or runs, already; 0 where that is not asked for."""
 
 
 def prefill_objective(requests: Sequence[Request], settings: ScalingSettings, models: EngineModels) -> PrefillObjective:
@@ -78,24 +80,14 @@ def offered_load(arrivals: Sequence[Arrival], seconds: float) -> float:
 
 
 def prefill_need(
-    arrivals: Sequence[Arrival],
-    objective: PrefillObjective,
-    *,
-    seconds: float,
-    at_most: int,
-    guess: int,
-    backlog_engines: float = 0.0,
+    arrivals: Sequence[Arrival], objective: PrefillObjective, *, seconds: float, at_most: int, guess: int
 ) -> Need:
-    """Engines for arrivals within a window of ``seconds``, searched from ``guess`` on.
-
-    ``backlog_engines`` are needed besides, for work that waits already.
-    """
-    load = offered_load(arrivals, seconds)
-    if not arrivals and not backlog_engines:
+    """Engines for arrivals within a window of ``seconds``, searched from ``guess`` on."""
+    if not arrivals:
         return no_prefill()
     outcome = replay_engines(arrivals, objective, guess=guess, at_most=at_most)
     # A window may hide that requests beyond saving pile up: engines must at least keep up with all the work.
-    engines = max(outcome.engines, math.floor(load) + 1, math.ceil(load + backlog_engines))
+    engines = max(outcome.engines, math.floor(offered_load(arrivals, seconds)) + 1)
     return prefill_result(engines, outcome.attainment, enough=outcome.attainment >= objective.target)
 
 

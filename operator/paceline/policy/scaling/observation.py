@@ -104,14 +104,16 @@ class EngineLoad(Value, frozen=True, kw_only=True):
 
 
 class Attainment(Value, frozen=True, kw_only=True):
-    """How the objective was met by the requests that ended within the demand window. Refused ones are misses."""
+    """How the objective was met within the demand window, as histograms show it. Refused requests are misses."""
 
     requests: Count
+    """Requests that got their first token, or were refused."""
     ttft: Share
     """Share of them within the TTFT objective; also those that no engine could have served in time are misses."""
     itl: Share
-    """Share of them within the ITL objective."""
+    """Share of those that ended within the ITL objective."""
     both: Share
+    """Share of those that ended within both."""
 
 
 class Measured(Value, frozen=True, kw_only=True):

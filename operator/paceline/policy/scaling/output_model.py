@@ -13,7 +13,7 @@ from typing import Final
 
 from paceline.policy.scaling.observation import CompletionInterval, OutputBucket
 
-HALF_LIFE_SECONDS: Final = 900.0
+HALF_LIFE_SECONDS: Final = 300.0
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 """Assumed of answers before the first completion."""
 PRIOR_WEIGHT: Final = 10.0

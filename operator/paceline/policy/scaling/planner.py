@@ -50,7 +50,7 @@ def plan(
     if _idle(observation, state, settings):
         return _stop(observation, state, pools)
     if not settings.aggregated:
-        correction = learn(state.correction, traffic, observation.attainment, state.wants)
+        correction = learn(state.correction, traffic, observation.attainment, state.wants, since=state.decided_at)
         state = replace(state, correction=correction)
     return _decide(traffic, observation, state, settings, models, pools)
 
@@ -121,8 +121,9 @@ def _sizing(
         limits,
     )
     allowed = share_out(wanted, limits, math.inf if settings.gpu_budget is None else settings.gpu_budget)
-    near_wanted = clamp(_engines(near), limits)
-    want = Want(at=observation.now, near=as_counts(near_wanted), far=as_counts(allowed), ready=ready_counts(pools))
+    near_wanted = clamp({role: max(need.engines, need.at_once) for role, need in near.items()}, limits)
+    near_lasting = clamp(_engines(near), limits)
+    want = Want(at=observation.now, near=as_counts(near_lasting), far=as_counts(allowed), ready=ready_counts(pools))
     return Sizing(
         observation=observation,
         settings=settings,

@@ -41,8 +41,9 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     if sum(need.values()) <= len(pool.ready):
         wanted = _with_patience(pool, sizing, have)
     else:
-        wanted = share_out(need, pool.limits, len(pool.ready) * pool.gpus_per_engine)
-        if not unassigned and _coverage(wanted, need) < SHARING_GAIN * _coverage(have, need):
+        wanted = _shared(pool, need)
+        starved = have[Role.DECODE] < wanted[Role.DECODE]
+        if not (unassigned or starved) and _coverage(wanted, need) < SHARING_GAIN * _coverage(have, need):
             why = "every role lacks engines, and another split would hardly help"
             return (), (Rejected(action=f"change engines to {short[0]}", why=why),)
     flips = _flips(pool, wanted, sizing.losses)
@@ -55,6 +56,19 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
         if wanted[role] < need[role] and sum(need.values()) <= len(pool.ready)
     )
     return flips, rejected
+
+
+def _shared(pool: Pool, need: Mapping[Role, int]) -> dict[Role, int]:
+    """A shortage shared, with a fraction of an engine going to decode.
+
+    Prefill engines that lack make some requests late. Decode engines that lack slow down every request there is.
+    """
+    wanted = share_out(need, pool.limits, len(pool.ready) * pool.gpus_per_engine)
+    decode = math.ceil(need[Role.DECODE] * len(pool.ready) / sum(need.values()))
+    if decode > wanted[Role.DECODE] and wanted[Role.PREFILL] > max(1, pool.limits[Role.PREFILL].min_engines):
+        wanted[Role.DECODE] += 1
+        wanted[Role.PREFILL] -= 1
+    return wanted
 
 
 def _with_patience(pool: Pool, sizing: Sizing, have: Mapping[Role, int]) -> dict[Role, int]:

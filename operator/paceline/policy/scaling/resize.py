@@ -17,7 +17,7 @@ from paceline.policy.scaling.decision import MAX_ACTIONS, Drain, Rejected, Start
 from paceline.policy.scaling.observation import Counts, EngineLoad
 from paceline.policy.scaling.sizing import Sizing
 from paceline.policy.scaling.supply import Pool
-from paceline.policy.scaling.windows import down_window, largest_need
+from paceline.policy.scaling.windows import down_window, kept_need
 
 DOWN_MARGIN: Final = 1.05
 """The engines that stay must be able to carry this much times the forecast."""
@@ -104,7 +104,8 @@ def _drains(
         if sizing.wants[0].at > sizing.observation.now - window:
             why = f"the needs of the last {window:.0f} s are not all known yet"
             return [], [Rejected(action=f"remove {surplus}", why=why)]
-        kept = largest_need(sizing.wants, tuple(pool.limits), since=sizing.observation.now - window)
+        since = sizing.observation.now - window
+        kept = kept_need(sizing.wants, tuple(pool.limits), sizing.settings, since=since)
         if kept >= pool.active:
             why = f"{kept} were needed within the last {window:.0f} s"
             return [], [Rejected(action=f"remove {surplus}", why=why)]

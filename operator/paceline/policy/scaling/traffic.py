@@ -22,7 +22,7 @@ from typing import Final
 from paceline.api.wire import Role
 from paceline.policy.scaling.aggregated import aggregated_need
 from paceline.policy.scaling.decision import Outlook
-from paceline.policy.scaling.demand import Request, arrivals, between, scaled
+from paceline.policy.scaling.demand import Request, arrivals, between, repeated, scaled
 from paceline.policy.scaling.forecast import Trend, fit_trend, season_peak
 from paceline.policy.scaling.needs import (
     Need,
@@ -47,6 +47,11 @@ TREND_CAP_SECONDS: Final = 2.0
 """A prompt's work counts up to this for the trend."""
 MAX_GROWTH: Final = 4.0
 """No part of the window is scaled up by more: a moment of silence says little about what follows."""
+TRUSTED_STEP: Final = 0.5
+TELLING_REQUESTS: Final = 30
+"""Since a step, to stand for what is to come."""
+TINY: Final = 1e-9
+"""Loads below this are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class Traffic:
     """The same for the moment when a start takes effect, at the peak until then."""
     outlook: Outlook
     objective: PrefillObjective
+    steady: bool
+    """Whether neither role's load has changed within the window."""
 
     @property
     def seconds(self) -> float:
@@ -98,20 +105,17 @@ def measure(
     near: dict[Role, Sequence[Request]] = {}
     far: dict[Role, Sequence[Request]] = {}
     factors: dict[Role, tuple[float, float]] = {}
+    steady = True
+    scrapes = [(max(one.start, begin), one.end) for one in intervals]
     for role in settings.pools:
         near[role], far[role], factors[role] = requests, requests, (1.0, 1.0)
         if forecast.enabled:
-            trend = _trend(
-                requests,
-                [(max(one.start, begin), one.end) for one in intervals],
-                _WEIGHTS[role],
-                independent=settings.near_window_seconds,
-            )
+            trend = _trend(requests, scrapes, _WEIGHTS[role], independent=settings.near_window_seconds)
+            steady = steady and trend.flat
             soon = trend.forecast(end + measured.flip_seconds)
             later = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile)
-            near[role] = _at_rate(requests, trend, soon)
-            # What was seen may come again before a pod would be ready: the window is never taken for less.
-            far[role] = _at_rate(requests, trend, later, least=max(1.0, season))
+            near[role] = _at_rate(requests, trend, soon, begin=begin, end=end)
+            far[role] = _at_rate(requests, trend, later, begin=begin, end=end, least=season if season > 1 else 0.0)
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     first, *_, last = [*settings.pools, *settings.pools]
     return Traffic(
@@ -133,6 +137,7 @@ def measure(
             from_season=forecast.enabled and season > 1 and season >= max(far for _, far in factors.values()),
         ),
         objective=prefill_objective(requests, settings, models),
+        steady=steady,
     )
 
 
@@ -168,18 +173,20 @@ def _trend(
     return fit_trend(loads, grain=grain, independent=independent)
 
 
-def _at_rate(requests: Sequence[Request], trend: Trend, load: float, *, least: float = 0.0) -> Sequence[Request]:
-    """The window as if its load had been ``load`` all the time, or ``least`` times what it was if that is more."""
+def _at_rate(
+    requests: Sequence[Request], trend: Trend, load: float, *, begin: float, end: float, least: float = 0.0
+) -> Sequence[Request]:
+    """The window as if its load had been ``load`` all the time, or ``least`` times what it was if that is more.
+
+    After a step it is made of what came since, over and over: the new requests may be of another kind.
+    """
     if trend.flat and least <= 1:
         return requests
-
-    def factor(at: float) -> float:
-        return min(max(load / trend.rate_at(at), least), MAX_GROWTH)
-
-    if trend.slope or trend.step_at is None:
-        return scaled(requests, factor)
-    step_at, before, after = trend.step_at, factor(-math.inf), factor(math.inf)
-    return scaled(requests, lambda at: before if at < step_at else after)
+    if trend.step_at is not None and least <= 1:
+        newest = between(requests, trend.step_at, math.inf)
+        if trend.trust >= TRUSTED_STEP and len(newest) >= TELLING_REQUESTS:
+            return repeated(newest, seconds=end - trend.step_at, since=begin)
+    return scaled(requests, lambda at: min(max(load / max(trend.rate_at(at), TINY), least), MAX_GROWTH))
 
 
 def near_needs(
@@ -203,8 +210,9 @@ def near_needs(
         seconds=traffic.end - begin,
         at_most=_searched(settings),
         guess=guess,
-        backlog_engines=waiting / BACKLOG_SECONDS,
     )
+    # At most as many again: whoever waits must not take everything from those who decode.
+    backlog = math.ceil(min(waiting / BACKLOG_SECONDS, max(1.0, prefill.engines)))
     limits = decode_limits(settings, models.decode)
     decode = decode_needs(
         traffic.near[Role.DECODE],
@@ -216,7 +224,10 @@ def near_needs(
     busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
     context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
     running = math.ceil(running_need(sum(engine.running for engine in busy), context, limits, models.decode))
-    return {Role.PREFILL: prefill, Role.DECODE: replace(decode, engines=max(decode.engines, running))}
+    return {
+        Role.PREFILL: replace(prefill, at_once=prefill.engines + backlog),
+        Role.DECODE: replace(decode, at_once=max(decode.engines, running)),
+    }
 
 
 def far_needs(

@@ -1,13 +1,15 @@
 """How long a need is remembered before engines go: longer the more the load has jumped.
 
-A rise that comes faster than a pod starts can only be served by engines that are there already. How often the load
-needed more than what had been planned for it one start time before says how large such rises are; the scale-down
-window grows with the square of the largest of the last hour. Noise leaves it as it is, a forecast ramp too, and a burst
-of 4x makes it 16 times as long, up to an hour: long enough to hold engines from one burst to the next.
+A rise that comes faster than a pod starts can only be served by engines that are there already. How much more the load
+needed than what had been planned for it one start time before says how large such rises are, and so does a fall of the
+same speed, before the first rise; the scale-down window grows with the square of the largest of the last hour. Noise
+leaves it as it is, a forecast ramp too, and a burst of 4x makes it 16 times as long, up to an hour: long enough to hold
+engines from one burst to the next.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
@@ -32,12 +34,17 @@ def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_secon
 
 
 def surprise(wants: Sequence[Want], *, start_seconds: float) -> float:
-    """Largest ratio of a near need to what had been planned for that time one start time before; at least 1."""
+    """By how much the load has jumped within one start time, up or down; at least 1.
+
+    Up: the largest ratio of a near need to what had been planned for that time. Down: the largest by which what is
+    planned fell. What has gone so fast may come back as fast.
+    """
     largest = 1.0
     for index, want in enumerate(wants):
         before = bisect_right(wants, want.at - start_seconds, hi=index, key=_AT) - 1
         if before >= 0:
-            largest = max(largest, want.near.total / max(1, wants[before].far.total))
+            planned = wants[before].far.total
+            largest = max(largest, want.near.total / max(1, planned), planned / max(1, want.far.total))
     return largest
 
 
@@ -48,9 +55,16 @@ def remember_want(wants: Sequence[Want], want: Want, settings: ScalingSettings) 
     return tuple(kept[-MAX_WANTS:])
 
 
-def largest_need(wants: Sequence[Want], roles: Sequence[Role], *, since: float) -> int:
-    """Most engines that ``roles`` together needed for the far horizon at any decision from ``since`` on."""
-    return max((_of(want.far, roles) for want in wants[bisect_left(wants, since, key=_AT) :]), default=0)
+def kept_need(wants: Sequence[Want], roles: Sequence[Role], settings: ScalingSettings, *, since: float) -> int:
+    """Engines of ``roles`` together that are not to go, by what was planned at the decisions from ``since`` on.
+
+    The most of the plain scale-down window. Of what came before, which is only remembered because the load has jumped,
+    what was needed for moments is left out: as many requests may miss the objective.
+    """
+    newest = wants[-1].at - settings.down_window_seconds
+    recent = max((_of(want.far, roles) for want in wants[bisect_left(wants, newest, key=_AT) :]), default=0)
+    needs = sorted(_of(want.far, roles) for want in wants[bisect_left(wants, since, key=_AT) :])
+    return max(recent, needs[math.ceil(settings.target * len(needs)) - 1] if needs else 0)
 
 
 def lasting_need(wants: Sequence[Want], role: Role, *, since: float) -> int:

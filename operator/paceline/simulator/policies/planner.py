@@ -146,14 +146,14 @@ def _load(pod: Pod, cluster: Cluster, hit_rate: float) -> EngineLoad:
 
 
 def _attainment(parts: Sequence[Attained]) -> Attainment | None:
-    requests = sum(part.requests for part in parts)
-    if not requests:
+    begun, ended = sum(part.begun for part in parts), sum(part.ended for part in parts)
+    if not begun or not ended:
         return None
     return Attainment(
-        requests=requests,
-        ttft=sum(part.ttft for part in parts) / requests,
-        itl=sum(part.itl for part in parts) / requests,
-        both=sum(part.both for part in parts) / requests,
+        requests=begun,
+        ttft=sum(part.ttft for part in parts) / begun,
+        itl=sum(part.itl for part in parts) / ended,
+        both=sum(part.both for part in parts) / ended,
     )
 
 
