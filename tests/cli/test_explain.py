@@ -15,7 +15,7 @@ from paceline.cli import run
 
 ENGINE = {
     "name": "e-0", "role": "decode", "usable": True, "room": True, "matchedTokens": 1600, "worthTokens": 1280,
-    "queue": 12.5, "compute": 400.0, "transfer": None, "decode": 3000.0,
+    "queue": 12.5, "compute": 400.0, "waste": 30.0, "transfer": None, "decode": 3000.0,
 }  # fmt: skip
 EXPLAINED = {
     "promptTokens": 2000, "exact": True, "outputTokens": 256, "decode": "e-0", "prefill": "e-1", "reason": "remote",
@@ -74,7 +74,7 @@ def test_the_choice_and_what_it_rests_on_are_shown(
     assert lines[1] == "decode on e-0: 3,412.5 ms, its prompt and its output"
     assert lines[2] == "prefill on e-1: 90.2 ms until the prompt is there"
     table = [line.split() for line in lines[5:9]]
-    assert table[0] == ["e-0", "decode", "1,600", "1,280", "12.5", "400.0", "-", "3,000.0", "decode"]
+    assert table[0] == ["e-0", "decode", "1,600", "1,280", "12.5", "400.0", "30.0", "-", "3,000.0", "decode"]
     assert [row[-1] for row in table[1:]] == ["prefill", "full", "usable"]
     assert lines[9] == "and 3 more, which would cost more"
 

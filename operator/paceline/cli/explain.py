@@ -18,7 +18,7 @@ MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
 EXPLAIN: Final = {"x-paceline-explain": "only", "content-type": "application/json"}
 SHOWN_ENGINES: Final = 16
 
-COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute", "transfer", "decode", "")
+COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute", "waste", "transfer", "decode", "")
 
 
 @click.command()
@@ -94,7 +94,7 @@ def _lines(explained: dict[str, Any]) -> list[str]:
     lines.append("")
     for row in rows:
         cells = (
-            cell.ljust(width) if column in (0, 1, 8) else cell.rjust(width)
+            cell.ljust(width) if column in (0, 1, len(COLUMNS) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join(cells).rstrip())
@@ -118,6 +118,7 @@ def _row(engine: dict[str, Any], decode: str | None, prefill: str | None) -> tup
         f"{engine['worthTokens']:,}",
         f"{engine['queue']:,.1f}",
         f"{engine['compute']:,.1f}",
+        f"{engine['waste']:,.1f}",
         "-" if transfer is None else f"{transfer:,.1f}",
         f"{engine['decode']:,.1f}",
         note,

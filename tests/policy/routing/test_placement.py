@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.api.wire import Role
-from paceline.policy.routing.cost import ADAPTER_SECONDS, OTHER_ZONE, SAME_NODE, RequestView, Settings
+from paceline.policy.routing.cost import ADAPTER_SECONDS, OTHER_ZONE, SAME_NODE, WASTE_WEIGHT, RequestView, Settings
 from paceline.policy.routing.fleet import EngineModel, EngineView, NominalModel
 from paceline.policy.routing.placement import (
     NEAR_TIE,
@@ -261,6 +261,16 @@ def test_a_follow_up_turn_stays_where_its_answer_was_written_unless_that_engine_
     others = [engine("d2"), engine("p", Role.PREFILL)]
     assert place(request, engine("d1", running=2), *others).decode.name == "d1"
     assert place(request, engine("d1", running=2, kv_usage=0.99), *others).decode.name == "d2"
+
+
+def test_computing_again_what_another_engine_holds_is_worth_some_waiting() -> None:
+    request = RequestView(prompt_tokens=5000, match={"p1": 4000})
+    saved = MODEL.prefill_seconds(5000) - MODEL.prefill_seconds(1000, 4000)
+    for backlog, chosen in ((1.5 * saved, "p1"), ((WASTE_WEIGHT + 1.5) * saved, "p2")):
+        busy = engine("p1", Role.PREFILL, prefill_backlog_seconds=backlog)
+        placement = place(request, engine("d"), busy, engine("p2", Role.PREFILL))
+        assert placement.prefill is not None
+        assert placement.prefill.name == chosen
 
 
 def test_only_what_the_decode_engine_lacks_has_to_travel() -> None:

@@ -16,6 +16,11 @@ EXPECTED_OUTPUT_TOKENS: Final = 256
 """Where the request does not bound its output lower. Real conversation traces have a mean of about 340."""
 FULL_KV: Final = 0.98
 """KV pressure counts up to here; a full cache is very expensive, not infinitely so."""
+WASTE_WEIGHT: Final = 3.0
+"""Seconds spent on computing again what another engine holds count by this much more than the request's own wait: they
+are taken from everybody behind it. On a public conversation trace the weight brings 2 points of cache hits and leaves
+the quantiles of the TTFT where they are (docs/reference/benchmarks.md).
+"""
 ADAPTER_SECONDS: Final = 0.2
 """For an engine that has to bring in a LoRA adapter first. An assumption: not measured on a GPU."""
 SAME_NODE: Final = 0.5
@@ -72,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Pricing:
     """Costs of one request. Made for each placement; what many engines have in common is computed once."""
 
-    __slots__ = ("_compute", "_idle", "_match", "_model", "_request", "_settings", "_transfer")
+    __slots__ = ("_compute", "_idle", "_least", "_match", "_model", "_request", "_settings", "_transfer", "_weighted")
 
     def __init__(self, request: RequestView, settings: Settings, model: EngineModel) -> None:
         prompt, weight = request.prompt_tokens, settings.cache_weight
@@ -81,9 +86,12 @@ class Pricing:
         self._model = model
         self._match = request.match if weight == 1.0 else {n: int(weight * held) for n, held in request.match.items()}
         self._compute = {0: model.prefill_seconds(prompt)}
-        """By tokens held."""
+        """By tokens held, as the next two."""
+        self._weighted: dict[int, float] = {}
         self._transfer = {0: model.transfer_seconds(prompt)}
-        """By tokens held."""
+        most = max(self._match.values(), default=0)
+        self._least = self._seconds(most)
+        """To compute the prompt where most of it is held."""
         self._idle = request.output_tokens * model.step_seconds(1, prompt)
 
     def uncached(self, engine: EngineView) -> int:
@@ -98,23 +106,37 @@ class Pricing:
 
     def compute(self, engine: EngineView) -> float:
         """Prefill of what the engine does not hold."""
-        held = self._match.get(engine.name, 0)
-        seconds = self._compute.get(held)
-        if seconds is None:
-            uncached = self.uncached(engine)
-            seconds = self._model.prefill_seconds(uncached, self._request.prompt_tokens - uncached)
-            self._compute[held] = seconds
-        return seconds
+        return self._seconds(self._match.get(engine.name, 0))
 
-    def waits(self, engines: Sequence[EngineView]) -> list[float]:
-        """:meth:`queue` + :meth:`compute` of each: until it has the prompt computed."""
+    def waste(self, engine: EngineView) -> float:
+        """Charge for computing what another engine holds: ``WASTE_WEIGHT`` times the seconds that it could save."""
+        return WASTE_WEIGHT * max(0.0, self.compute(engine) - self._least)
+
+    def prompt(self, engine: EngineView) -> float:
+        """Cost of the prompt there: :meth:`queue` + :meth:`compute` + :meth:`waste`."""
+        return self.queue(engine) + self.compute(engine) + self.waste(engine)
+
+    def prompts(self, engines: Sequence[EngineView]) -> list[float]:
+        """:meth:`prompt` of each."""
         if self._request.adapter is not None:
-            return [self.queue(engine) + self.compute(engine) for engine in engines]
-        match, load, times, compute = self._match.get, self._settings.load_weight, self._compute.get, self.compute
+            return [self.prompt(engine) for engine in engines]
+        match, load, known, price = self._match.get, self._settings.load_weight, self._weighted.get, self._price
         return [
-            load * engine.prefill_backlog_seconds + (times(match(engine.name, 0)) or compute(engine))
+            load * engine.prefill_backlog_seconds + (known(match(engine.name, 0)) or price(engine))
             for engine in engines
         ]
+
+    def _price(self, engine: EngineView) -> float:
+        price = self._weighted[self._match.get(engine.name, 0)] = self.compute(engine) + self.waste(engine)
+        return price
+
+    def _seconds(self, held: int) -> float:
+        seconds = self._compute.get(held)
+        if seconds is None:
+            prompt = self._request.prompt_tokens
+            uncached = max(0, prompt - held)
+            seconds = self._compute[held] = self._model.prefill_seconds(uncached, prompt - uncached)
+        return seconds
 
     def transfer(self, decode: EngineView) -> float:
         """Moving the KV blocks that ``decode`` does not hold, within a zone."""

@@ -32,6 +32,8 @@ class EngineTerms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Until it begins with this prompt."""
     compute: float
     """Prefill of the rest."""
+    waste: float
+    """Charge for computing again what another engine holds."""
     transfer: float | None
     """Moving the result to the chosen decode engine; None where that is the same engine, or nothing moves."""
     decode: float
@@ -89,13 +91,15 @@ def explain(
             worth_tokens=request.match.get(engine.name, 0),
             queue=_milliseconds(pricing.queue(engine)),
             compute=_milliseconds(pricing.compute(engine)),
+            waste=_milliseconds(pricing.waste(engine)),
             transfer=None if transfer is None else _milliseconds(transfer),
             decode=_milliseconds(pricing.decode(engine)),
         )
 
-    listed = sorted(
-        map(terms, engines), key=lambda one: (one.name not in chosen, not one.usable, one.queue + one.compute, one.name)
-    )
+    def rank(one: EngineTerms) -> tuple[bool, bool, float, str]:
+        return one.name not in chosen, not one.usable, one.queue + one.compute + one.waste, one.name
+
+    listed = sorted(map(terms, engines), key=rank)
     return Explanation(
         prompt_tokens=request.prompt_tokens,
         exact=exact,

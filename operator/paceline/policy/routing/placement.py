@@ -133,8 +133,8 @@ def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid:
 
 
 def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) -> list[float]:
-    """Seconds until each prefill engine has the prompt computed, with the surcharge of the pool that is not its own."""
-    waits = pricing.waits(helpers)
+    """What the prompt costs on each prefill engine, with the surcharge of the pool that is not its own."""
+    waits = pricing.prompts(helpers)
     if settings.cold_tokens is None or len(helpers) < 2:
         return waits
     cold = min(map(pricing.uncached, helpers)) >= settings.cold_tokens
@@ -149,18 +149,18 @@ def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) 
 def _prompt_seconds(
     engines: Sequence[EngineView], soonest: Mapping[str, float], pricing: Pricing, settings: Settings
 ) -> list[float]:
-    """Until each decode engine has the prompt, computed there or elsewhere."""
+    """What it costs to bring the prompt to each decode engine, computed there or elsewhere."""
     if not soonest:
-        return pricing.waits(engines)
+        return pricing.prompts(engines)
     seconds = []
     for engine in engines:
         remote = soonest.get(engine.revision)
         if remote is None or pricing.uncached(engine) <= settings.local_prefill_tokens:
-            seconds.append(pricing.queue(engine) + pricing.compute(engine))
+            seconds.append(pricing.prompt(engine))
         elif engine.role is Role.DECODE:
             seconds.append(remote + pricing.transfer(engine))
         else:
-            seconds.append(min(remote + pricing.transfer(engine), pricing.queue(engine) + pricing.compute(engine)))
+            seconds.append(min(remote + pricing.transfer(engine), pricing.prompt(engine)))
     return seconds
 
 
@@ -191,9 +191,11 @@ def _place_prefill(
     if not candidates:
         return None, Prefill.NO_ENGINE, local
     best = _pick(candidates, costs, lambda index: candidates[index].prefill_backlog_seconds, request.prefer, random)
-    if decode.prefills and local <= costs[best]:
+    if decode.prefills and pricing.prompt(decode) <= costs[best]:
         return None, Prefill.CHEAPER_HERE, local
-    return candidates[best], Prefill.REMOTE, costs[best]
+    helper = candidates[best]
+    seconds = pricing.queue(helper) + pricing.compute(helper) + transfer * distance(helper, decode)
+    return helper, Prefill.REMOTE, seconds
 
 
 def _pick(
