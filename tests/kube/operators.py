@@ -30,31 +30,32 @@ class Operator:
         self.log = log
         self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
 
+    def series(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Every series of that name, as of one moment."""
+        text = httpx.get(self._metrics, timeout=5, trust_env=False).text
+        found = (re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line) for line in text.splitlines())
+        return [(dict(re.findall(r'(\w+)="([^"]*)"', one[1] or "")), float(one[2])) for one in found if one]
+
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the series of that name whose labels are among those given."""
-        text = httpx.get(self._metrics, timeout=5, trust_env=False).text
-        total = 0.0
-        for line in text.splitlines():
-            found = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
-            if found is None:
-                continue
-            have = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
-            if all(have.get(key) == value for key, value in labels.items()):
-                total += float(found[2])
-        return total
+        return sum(
+            value for have, value in self.series(name) if all(have.get(key) == wanted for key, wanted in labels.items())
+        )
 
     def requests(self, *verbs: str) -> float:
         """Requests to the API server so far, by verb."""
-        return sum(self.metric("paceline_operator_api_requests_total", verb=verb) for verb in verbs)
+        return sum(
+            value for have, value in self.series("paceline_operator_api_requests_total") if have.get("verb") in verbs
+        )
 
     def writes(self) -> float:
         """Requests that change something, but for those that keep the lease."""
-        verbs = ("patch", "apply", "create", "update", "delete")
-        leases = sum(
-            self.metric("paceline_operator_api_requests_total", verb=verb, resource="leases.coordination.k8s.io")
-            for verb in verbs
+        verbs = {"patch", "apply", "create", "update", "delete"}
+        return sum(
+            value
+            for have, value in self.series("paceline_operator_api_requests_total")
+            if have.get("verb") in verbs and have.get("resource") != "leases.coordination.k8s.io"
         )
-        return self.requests(*verbs) - leases
 
     @property
     def leads(self) -> bool:

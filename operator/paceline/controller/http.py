@@ -24,13 +24,13 @@ class OperatorServer:
                 web.get("/metrics", self._render),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises ConfigError when the port is taken."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, shutdown_timeout=1).start()
+            await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"--metrics-port: can't listen on {host}:{port}: {error.strerror}.") from None

@@ -36,8 +36,8 @@ async def run_operator(settings: OperatorSettings) -> None:
 
     operator = Operator(connect, settings, WallClock())
     stop = asyncio.Event()
-    await operator.start()
     try:
+        await operator.start()
         kopf_task = asyncio.create_task(
             kopf.operator(
                 registry=_registry(operator, connect),

@@ -146,7 +146,8 @@ class _Pass:
         pods = self._state.pods_of(self._key)
         leaving = [pod for pod in pods if pod.asked_to_drain and not pod.deleting and not pod.drained]
         idle = await self._services.workers.drain(leaving)
-        found = self._state.children(self._key, *WORKLOADS)
+        uid = self._raw["metadata"]["uid"]
+        found = self._state.owned(self._key, uid, *WORKLOADS)
         plan = plan_engines(
             self._md,
             self._children.engines,
@@ -160,7 +161,7 @@ class _Pass:
             await self._attempt(self._apply, manifest)
         for action in plan.actions:
             await self._attempt(self._act, action)
-        kept = self._state.children(self._key, CONFIG_MAP)
+        kept = self._state.owned(self._key, uid, CONFIG_MAP)
         for unused in unreferenced_config_maps(kept, self._accepted.supporting, found, pods):
             await self._attempt(self._remove_config_map, unused)
         await self._report(plan, pods)

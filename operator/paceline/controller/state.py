@@ -130,11 +130,11 @@ class ClusterState:
         """One child as last seen."""
         return self._children[key].get((kind.id, name)) if key in self._children else None
 
-    def children(self, key: Key, *kinds: Kind) -> tuple[Json, ...]:
-        """Children of ``kinds``."""
+    def owned(self, key: Key, uid: str, *kinds: Kind) -> tuple[Json, ...]:
+        """Children of ``kinds`` that the ModelDeployment with ``uid`` controls. Others may carry its labels too."""
         wanted = {kind.id for kind in kinds}
         found = self._children.get(key, {})
-        return tuple(raw for (kind, _), raw in found.items() if kind in wanted)
+        return tuple(raw for (kind, _), raw in found.items() if kind in wanted and _controller(raw) == uid)
 
     def pods_of(self, key: Key) -> tuple[Pod, ...]:
         """Pods of all components."""
@@ -142,11 +142,13 @@ class ClusterState:
 
     def _pod_changed(self, before: Pod | None, after: Pod | None) -> None:
         pod = after or before
-        if pod is None or not pod.deployment:
+        if pod is None:
             return
         key = Key(pod.namespace, pod.deployment)
         if before is not None and before.deployment != pod.deployment:
-            _drop(self._pods, Key(before.namespace, before.deployment), before.name)
+            former = Key(before.namespace, before.deployment)
+            _drop(self._pods, former, before.name)
+            self._changed(former)
         if after is None:
             _drop(self._pods, key, pod.name)
         else:
@@ -158,9 +160,11 @@ class ClusterState:
             raw = after or before
             if raw is None:
                 return
-            metadata = raw["metadata"]
-            key = Key(metadata["namespace"], (metadata.get("labels") or {}).get(labels.DEPLOYMENT, ""))
-            name = (kind.id, metadata["name"])
+            key, name = _owner_key(raw), (kind.id, raw["metadata"]["name"])
+            if before is not None and (former := _owner_key(before)) != key:
+                # Somebody changed its label. Who owned it will miss it and take it back.
+                _drop(self._children, former, name)
+                self._changed(former)
             if after is None:
                 _drop(self._children, key, name)
             else:
@@ -168,6 +172,16 @@ class ClusterState:
             self._changed(key)
 
         return changed
+
+
+def _controller(child: Json) -> str | None:
+    owners = child["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _owner_key(child: Json) -> Key:
+    metadata = child["metadata"]
+    return Key(metadata["namespace"], (metadata.get("labels") or {}).get(labels.DEPLOYMENT, ""))
 
 
 def _drop(index: dict[Key, dict[N, V]], key: Key, name: N) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 from paceline.controller.api import Json, KubeApi
 from paceline.controller.kinds import Kind
 from paceline.controller.metrics import OperatorMetrics
-from paceline.controller.refusals import Gone
+from paceline.controller.refusals import Gone, Unreachable
 from paceline.errors import ClusterError
 
 T = TypeVar("T")
@@ -55,6 +55,8 @@ class WatchCache(Generic[T]):
         self._keep = keep
         self._changed = changed
         self._metrics = metrics
+        self._version = ""
+        """From which a watch goes on; empty where everything is to be listed."""
         self._objects: dict[Name, tuple[int, T]] = {}
 
     def __len__(self) -> int:
@@ -63,18 +65,21 @@ class WatchCache(Generic[T]):
     async def run(self) -> None:
         """Follow the server until cancelled."""
         pause = FIRST_PAUSE_SECONDS
-        version = ""
         while True:
             try:
-                if not version:
-                    version = await self._list()
+                if not self._version:
+                    self._version = await self._list()
                     pause = FIRST_PAUSE_SECONDS
-                version = await self._follow(version)
+                await self._follow()
                 continue
             except Gone:
-                version = ""
+                self._version = ""
+            except Unreachable as error:
+                # What was seen so far counts: the server tells what has changed since.
+                self.trouble = str(error)
+                log.warning("%s; the next try comes in %.1f s", error, pause)
             except ClusterError as error:
-                version, self.trouble = "", str(error)
+                self._version, self.trouble = "", str(error)
                 log.warning("%s; the next try comes in %.1f s", error, pause)
             self._metrics.watch_restarted(self.kind.resource)
             # Jitter, so that replicas and caches do not list in step after the server was away.
@@ -101,23 +106,22 @@ class WatchCache(Generic[T]):
         self._metrics.cached_objects.labels(self.kind.resource).set(len(self._objects))
         return version
 
-    async def _follow(self, version: str) -> str:
-        """Take in changes until the server ends the watch; the version to go on from."""
+    async def _follow(self) -> None:
+        """Take in changes until the server ends the watch."""
         events = self._api.watch(
             self.kind.collection(self._namespace),
             resource=self.kind.resource,
-            version=version,
+            version=self._version,
             selector=self._selector,
         )
         async for event in events:
             metadata = event.object["metadata"]
-            version = metadata["resourceVersion"]
+            self._version, self.trouble = metadata["resourceVersion"], None
             if event.type == "DELETED":
                 self._remove((metadata["namespace"], metadata["name"]))
             elif event.type != "BOOKMARK":
                 self.put(event.object)
             self._metrics.cached_objects.labels(self.kind.resource).set(len(self._objects))
-        return version
 
     def _set(self, name: Name, version: int, value: T) -> None:
         before = self._objects.get(name)
