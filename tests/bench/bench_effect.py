@@ -5,8 +5,9 @@ prompts first come, first served, each with an exact LRU of its KV blocks; decod
 router sees each engine's events when a prefill ends. A request that would wait longer than 60 s is refused, and counts
 as a miss. Load: prefill work of the trace with nothing cached, over that of the engines.
 
-Routers: round-robin, least-loaded, session-hash, approximate (this router without events), exact (with them), and
-exact with the router's own queue in its order, without and with the split of cold and warm engines.
+Routers: round-robin, least-loaded, session-hash, approximate (this router without events; and four replicas of it, each
+of which knows only what it sent itself), exact (with events, so that any number of replicas know the same), and exact
+with the router's own queue in its order, without and with the split of cold and warm engines.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ PATIENCE_SECONDS = 60.0
 QUEUED_SECONDS = 1.25 * PROFILE.prefill_seconds(8192)
 """Work that an engine may have before the rest waits in the router: its own setting."""
 LOADS = (0.4, 0.8, 1.1)
-ROUTERS = ("round-robin", "least-loaded", "session-hash", "approximate", "exact", "exact + queue", "exact + split")
+ROUTERS = (
+    "round-robin", "least-loaded", "session-hash", "approximate", "approximate x 4", "exact", "exact + queue",
+    "exact + split",
+)  # fmt: skip
 WEIGHTS = [1.0] * len(Tier)
 DECODE = EngineView(name="decode", role=Role.DECODE)
 BUCKETS = [float(round(16 * 2 ** (step / 2))) for step in range(33)]
@@ -67,7 +71,8 @@ class Engine:
 
     number: int
     cache: PrefixCache
-    holder: Holder
+    holders: list[Holder]
+    """One for each replica of the router."""
     queue: deque[SimRequest] = field(default_factory=deque)
     expected: dict[int, float] = field(default_factory=dict)
     """Seconds that the router expects of each request it gave to it, by request number."""
@@ -104,19 +109,21 @@ class Cluster:
     def __init__(self, engines: int, router: str, block_size: int, seed: int) -> None:
         self.router, self.size = router, block_size
         self.rng = random.Random(seed)
-        self.index = PrefixIndex(max_entries=100_000_000)
+        replicas = 4 if router == "approximate x 4" else 1
+        self.indexes = [PrefixIndex(max_entries=100_000_000) for _ in range(replicas)]
         self.spreader = Spreader()
         capacity = PROFILE.kv_capacity_tokens // block_size
         self.engines: list[Engine] = []
         for number in range(engines):
             made: list[Holder] = []
+            for index in self.indexes:
 
-            def join(bit: int, made: list[Holder] = made) -> Holder:
-                made.append(Holder(self.index, bit, capacity))
-                return made[0]
+                def join(bit: int, index: PrefixIndex = index, made: list[Holder] = made) -> Holder:
+                    made.append(Holder(index, bit, capacity))
+                    return made[-1]
 
-            self.index.join(join)
-            self.engines.append(Engine(number, PrefixCache(capacity), made[0]))
+                index.join(join)
+            self.engines.append(Engine(number, PrefixCache(capacity), made))
         self.settings = Settings(
             disaggregated=True, local_prefill_tokens=0, max_running_per_engine=1_000_000, split_seconds=TTFT_SECONDS
         )
@@ -160,7 +167,7 @@ class Cluster:
             key = request.blocks[min(1, len(request.blocks) - 1)] if request.blocks else request.number
             return engines[random.Random(key).randrange(len(engines))]
         for one in engines:
-            one.holder.sent.expire(now, 100_000)
+            self.holder(one, request).sent.expire(now, 100_000)
         match = self.match(request)
         if router == "exact + split":
             self.note(request.prompt - max(match.values(), default=0))
@@ -172,8 +179,13 @@ class Cluster:
 
     def match(self, request: SimRequest) -> dict[str, int]:
         blocks = request.blocks[: (request.prompt - 1) // self.size]
-        found = self.spreader.spread(self.index.match(blocks), WEIGHTS)
+        index = self.indexes[request.number % len(self.indexes)]
+        found = self.spreader.spread(index.match(blocks), WEIGHTS)
         return {str(number): held * self.size for number, (held, _) in found.items()}
+
+    def holder(self, engine: Engine, request: SimRequest) -> Holder:
+        """Of the replica that the request came to."""
+        return engine.holders[request.number % len(self.indexes)]
 
     def note(self, uncached: int) -> None:
         place = next((index for index, bound in enumerate(BUCKETS) if uncached <= bound), len(BUCKETS))
@@ -188,10 +200,10 @@ class Cluster:
     def give(self, engine: Engine, request: SimRequest, now: float) -> None:
         held = self.match(request).get(str(engine.number), 0)
         engine.expected[request.number] = PROFILE.prefill_seconds(request.prompt - held, held)
-        if self.router == "approximate":
-            engine.holder.sent.add(request.blocks, now + 1800)
+        if self.router.startswith("approximate"):
+            self.holder(engine, request).sent.add(request.blocks, now + 1800)
         elif self.router.startswith("exact"):
-            engine.holder.sent.add(request.blocks, now + sum(engine.expected.values()) + 10)
+            self.holder(engine, request).sent.add(request.blocks, now + sum(engine.expected.values()) + 10)
         engine.queue.append(request)
         if not engine.busy:
             self.start(engine, now)
@@ -220,9 +232,10 @@ class Cluster:
         del engine.expected[request.number]
         gone = engine.cache.touch(request.blocks)
         if self.router.startswith("exact"):
-            self.index.hold(Tier.GPU, engine.holder.bit, request.blocks)
+            index, bit = self.indexes[0], engine.holders[0].bit
+            index.hold(Tier.GPU, bit, request.blocks)
             for part in gone:
-                self.index.release(Tier.GPU, engine.holder.bit, part)
+                index.release(Tier.GPU, bit, part)
         self.start(engine, now)
         self.serve_line(now)
 
