@@ -289,7 +289,7 @@ class Flow:
 
     def _note_arrival(self, prepared: Prepared) -> None:
         if prepared.prompt is not None:
-            prompt = prepared.view().prompt_tokens
+            prompt = prepared.peek().prompt_tokens
             held = max((known.tokens for known in prepared.known.values()), default=0)
             self._metrics.cached_tokens.observe(min(held, prompt))
             self._metrics.uncached_tokens.observe(max(0, prompt - held))

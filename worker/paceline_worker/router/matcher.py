@@ -35,11 +35,12 @@ _EMPTY: Final[dict[str, Known]] = {}
 class Prepared:
     """A request on its way to a placement."""
 
-    __slots__ = ("_base", "_knowledge", "decision", "hints", "known", "prompt")
+    __slots__ = ("_base", "_knowledge", "_peeked", "decision", "hints", "known", "prompt")
 
     def __init__(self, base: RequestView, prompt: Prompt | None, hints: Hints, knowledge: Knowledge) -> None:
         self._base = base
         self._knowledge = knowledge
+        self._peeked: RequestView | None = None
         self.prompt = prompt
         """None for what has no single prompt."""
         self.hints = hints
@@ -57,8 +58,16 @@ class Prepared:
         """The engine failed this request."""
         self._base = msgspec.structs.replace(self._base, avoid=self._base.avoid | {engine})
 
+    def peek(self) -> RequestView:
+        """The next :meth:`view`, which comes at once."""
+        self._peeked = self.view()
+        return self._peeked
+
     def view(self) -> RequestView:
         """As placement sees it now: caches change while a request waits."""
+        if self._peeked is not None:
+            peeked, self._peeked = self._peeked, None
+            return peeked
         if self.prompt is None:
             return self._base
         self.known = self._knowledge.match(self.prompt)
