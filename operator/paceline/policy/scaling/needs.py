@@ -31,8 +31,10 @@ from paceline.policy.scaling.prefill_sizing import (
 )
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 
+PLANNED_MISSES: Final = 0.8
+"""Share of the allowed misses that is planned with; the rest is for what no plan sees: late pods, the first burst."""
 TTFT_MISSES: Final = 0.7
-"""Share of the allowed misses that prefill is planned with; decode gets the rest. They are missed by different
+"""Share of the planned misses that prefill gets; decode gets the rest. They are missed by different
 requests, and waiting comes in bursts while the ITL of a batch is much the same for all.
 """
 
@@ -66,12 +68,12 @@ def prefill_objective(requests: Sequence[Request], settings: ScalingSettings, mo
 
 def ttft_target(settings: ScalingSettings) -> float:
     """The share that prefill is planned for, so that both objectives together are met by the target share."""
-    return 1 - TTFT_MISSES * (1 - settings.target)
+    return 1 - TTFT_MISSES * PLANNED_MISSES * (1 - settings.target)
 
 
 def itl_target(settings: ScalingSettings) -> float:
     """The same for decode."""
-    return 1 - (1 - TTFT_MISSES) * (1 - settings.target)
+    return 1 - (1 - TTFT_MISSES) * PLANNED_MISSES * (1 - settings.target)
 
 
 def offered_load(arrivals: Sequence[Arrival], seconds: float) -> float:
