@@ -18,6 +18,7 @@ from paceline.planning.layouts import Basis, EngineOption, engine_options, preci
 from paceline.planning.plot import draw
 from paceline.planning.search import Plan, recommended, search
 from paceline.planning.variants import Bounds, Tweaks, parsed, variant
+from paceline.policy.resources import hardware_pools
 from paceline.policy.scaling.physics import Precision
 from paceline.policy.scaling.profiles import get_profile
 from paceline.simulator.settings import Objective
@@ -235,3 +236,25 @@ def test_a_variant_changes_pools_parallelism_and_budget_only(mode: PoolMode) -> 
     assert (first.min_replicas, first.max_replicas) == (2, 5)
     assert first.accelerator.count == 4
     assert (made.spec.pools.decode is None) == (mode is PoolMode.AGGREGATED)
+
+
+@pytest.mark.parametrize("sample", ["disaggregated-h200", "multi-node", "quickstart"])
+@pytest.mark.parametrize("mode", list(PoolMode))
+def test_every_sample_can_be_planned_in_either_mode(sample: str, mode: PoolMode) -> None:
+    path = Path(__file__).resolve().parents[2] / "manifests" / "samples" / f"{sample}.yaml"
+    md = load(path.read_text(), path.name)
+    for option in engine_options(md, profile=None):
+        bounds = Bounds(prefill=(1, 3), decode=(1, 3))
+        made = parsed(variant(md, option, mode, bounds, gpu_budget=6 * option.gpus))
+        (pool,) = hardware_pools(made.spec)
+        assert pool.accelerators == option.gpus
+
+
+def test_an_engine_over_several_nodes_keeps_its_layout() -> None:
+    path = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "multi-node.yaml"
+    md = load(path.read_text(), path.name)
+    (option,) = engine_options(md, profile=None)
+    assert (option.tensor, option.gpus, option.basis) == (8, 16, Basis.CARRIED)
+    one_node = get_profile("deepseek-v3-h200-tp8")
+    assert option.profile.kv_capacity_tokens > 2 * one_node.kv_capacity_tokens
+    assert option.profile.step_seconds(64, 128_000) < one_node.step_seconds(64, 128_000)

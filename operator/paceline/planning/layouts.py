@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
-from paceline.api.v1alpha1 import ModelDeployment
+from paceline.api.v1alpha1 import ModelDeployment, Parallelism, Toggle
 from paceline.errors import ConfigError
 from paceline.policy.resources import hardware_pools
 from paceline.policy.scaling.estimate import estimate, rescale
@@ -63,19 +63,20 @@ def engine_options(md: ModelDeployment, *, profile: EngineProfile | None) -> lis
     if profile is not None:
         gpus = pool.accelerators and profile.tensor_parallel
         return [EngineOption(profile.tensor_parallel, gpus, profile, _basis(profile))]
-    plain = spread.pipeline == spread.data == 1 and pool.accelerator.count > 0
+    # Pipelines, data parallel ranks and several nodes are somebody's decision: they stay as they are.
+    plain = spread.accelerators == spread.tensor and 0 < spread.tensor <= pool.accelerator.count
     sizes = sorted({*TENSOR_SIZES, spread.tensor}) if plain else [spread.tensor]
     shape, gpu = find_model(md.spec.model.name), find_gpu(product)
     options = []
     for tensor in sizes:
         name = find_profile(md.spec.model.name, product, tensor)
-        if name is not None:
+        gpus = pool.accelerators and tensor * spread.pipeline * spread.data
+        if name is not None and (plain or not pool.accelerators or gpus == tensor):
             known = get_profile(name)
-            options.append(EngineOption(tensor, pool.accelerators and tensor, known, _basis(known)))
-        elif shape is not None and gpu is not None and plain:
-            made = _made(md.spec.model.name, product, shape, gpu, tensor, sizes)
-            if made is not None:
-                options.append(made)
+            options.append(EngineOption(tensor, gpus, known, _basis(known)))
+        elif shape is not None and gpu is not None and spread.pipeline == 1:
+            made = _made(md.spec.model.name, product, _Shapes(shape, gpu, spread), tensor)
+            options += [] if made is None else [made]
     if not options:
         raise ConfigError(
             f"{md.metadata.name}: nothing is known of {md.spec.model.name} on {product or 'this hardware'}, or it does "
@@ -104,19 +105,29 @@ def precision_of(model: str) -> Precision:
     return Precision.BF16
 
 
-def _made(model: str, product: str, shape: Model, gpu: Gpu, tensor: int, sizes: list[int]) -> EngineOption | None:
+class _Shapes(NamedTuple):
+    model: Model
+    gpu: Gpu
+    spread: Parallelism
+
+    def engine(self, name: str, tensor: int, *, data: int) -> Engine:
+        expert = self.spread.expert is Toggle.ENABLED
+        layout = Layout(tensor=tensor, data=data, expert_parallel=expert, precision=precision_of(name))
+        return Engine(self.model, self.gpu, layout)
+
+
+def _made(model: str, product: str, shapes: _Shapes, tensor: int) -> EngineOption | None:
     """A layout without a profile of its own; None if the model does not fit."""
-
-    def engine(ranks: int) -> Engine:
-        return Engine(shape, gpu, Layout(tensor=ranks, precision=precision_of(model)))
-
-    near = sorted(sizes, key=lambda size: (max(size, tensor) / min(size, tensor), size))
+    near = sorted(TENSOR_SIZES, key=lambda size: (max(size, tensor) / min(size, tensor), size))
     known = next(((size, name) for size in near if (name := find_profile(model, product, size))), None)
+    onto = shapes.engine(model, tensor, data=shapes.spread.data)
+    gpus = onto.layout.gpus
     try:
         if known is not None:
             size, name = known
-            return EngineOption(tensor, tensor, rescale(get_profile(name), engine(size), engine(tensor)), Basis.CARRIED)
-        return EngineOption(tensor, tensor, estimate(engine(tensor)), Basis.ESTIMATED)
+            profile = rescale(get_profile(name), shapes.engine(model, size, data=1), onto)
+            return EngineOption(tensor, gpus, profile, Basis.CARRIED)
+        return EngineOption(tensor, gpus, estimate(onto), Basis.ESTIMATED)
     except ConfigError:
         return None
 

@@ -54,7 +54,8 @@ def variant(
     spread: dict[str, Any] = dict(base.pop("parallelism", spec.get("engine", {}).get("parallelism", {})))
     spread["tensor"] = option.tensor
     engine: dict[str, Any] = {**spec.get("engine", {}), "parallelism": spread}
-    if option.gpus:
+    if option.gpus and first.accelerator.count >= md.spec.parallelism_of(first).accelerators:
+        # One pod an engine, as before. An engine of several pods keeps the size of its pods.
         base["accelerator"] = {**base["accelerator"], "count": option.gpus}
 
     def pool(least_most: tuple[int, int]) -> dict[str, Any]:
@@ -66,8 +67,9 @@ def variant(
     routing: dict[str, Any] = dict(spec.get("routing", {}))
     if mode is PoolMode.AGGREGATED:
         made = {"mode": str(mode), "aggregated": pool(bounds.prefill)}
-        # Both are about engines that do one thing only.
+        # All about engines that do one thing only.
         routing.pop("localPrefillTokens", None)
+        routing.pop("coldWarmSplit", None)
         engine.pop("connector", None)
     else:
         made = {"mode": str(mode), "prefill": pool(bounds.prefill), "decode": pool(bounds.decode)}
