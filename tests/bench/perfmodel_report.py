@@ -1,6 +1,6 @@
 """How far the performance model is from latencies measured on real GPUs, by family, without looking at the answers.
 
-    python -m tests.bench.perfmodel_report [--write docs/reference/perfmodel.md] [--efficiencies] [--profiles]
+    python -m tests.bench.perfmodel_report [--write docs/reference/perfmodel.md] [--factors] [--check FILE]
 
 The data are benchmark results: so many clients, each sending its next request when the last is answered, give one mean
 TTFT and one mean TPOT. :func:`tpot_row` and :func:`ttft_row` say what the engine model predicts for that, linear in the
@@ -195,9 +195,9 @@ def cross_validate(rows: Sequence[Row], held_out: Callable[[Row], Hashable]) -> 
     return found
 
 
-def read_rows() -> list[Row]:
-    """Every distinct measurement of a model and a GPU that we know."""
-    with gzip.open(DATA / "perf" / "measured_latency.csv.gz", "rt") as file:
+def read_rows(path: Path) -> dict[Hashable, Row]:
+    """Every distinct measurement of a model and a GPU that we know, by what was measured."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         lines = list(csv.DictReader(file))
     rows: dict[Hashable, Row] = {}
     for line in lines:
@@ -205,7 +205,7 @@ def read_rows() -> list[Row]:
         if row is not None:
             # The sources overlap: equal to the last digit is the same measurement under another label.
             rows.setdefault((row.model, line["silicon_ttft_ms"], line["silicon_tpot_ms"]), row)
-    return list(rows.values())
+    return rows
 
 
 def _row(line: Mapping[str, str]) -> Row | None:
@@ -393,13 +393,33 @@ def factors(rows: Sequence[Row]) -> Iterable[str]:
             yield "    ),"
 
 
+def check(rows: Sequence[Row], others: Sequence[Row]) -> Iterable[str]:
+    """Errors on rows that were never looked at."""
+    fitted = fit_both(rows)
+    found = [predict_both(fitted, row) for row in others]
+    seen = {row.layout for row in rows}
+    for title, belongs in SECTIONS.items():
+        for layouts, inside in (("known layouts", True), ("new layouts", False)):
+            chosen = [i for i, row in enumerate(others) if belongs(row) and (row.layout in seen) is inside]
+            if chosen:
+                cells = [f"{what} {_two(errors_of(others, found, chosen, what))}" for what in AIMS]
+                yield f"{title}, {layouts}: {len(chosen)} rows, {', '.join(cells)}"
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the report, or write it; or print the factors."""
     parser = argparse.ArgumentParser(description="Errors of the performance model on measured latencies.")
     parser.add_argument("--write", type=Path, help="write the report to this file instead of printing it")
     parser.add_argument("--factors", action="store_true", help="print the factors of estimates instead of a report")
+    parser.add_argument(
+        "--check", type=Path, help="predict the rows of this file from those of the data, and say how well"
+    )
     options = parser.parse_args(arguments)
-    rows = read_rows()
+    known = read_rows(DATA / "perf" / "measured_latency.csv.gz")
+    rows = list(known.values())
+    if options.check:
+        print("\n".join(check(rows, [row for key, row in read_rows(options.check).items() if key not in known])))
+        return
     if options.factors:
         print("\n".join(factors(rows)))
         return
