@@ -10,6 +10,7 @@ from paceline.api.v1alpha1 import ConditionStatus, ModelDeploymentStatus
 from paceline.api.v1alpha1.status import HISTORY_LENGTH
 from paceline.policy.lifecycle.observed import Trouble
 from paceline.policy.status import RouterView, Seen, make_status
+from tests.api.documents import ROOT
 from tests.policy.lifecycle.world import World, small
 
 NOTHING = ModelDeploymentStatus()
@@ -186,3 +187,9 @@ def test_messages_name_a_few_engines_and_count_the_rest(count: int) -> None:
     world.settle(60)
     said = message(status(world), ConditionType.PROGRESSING)
     assert ("more" in said) == (count > 3)
+
+
+def test_every_condition_and_every_reason_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "conditions.md").read_text()
+    words = [*ConditionType, *Reason]
+    assert [word.value for word in words if f"`{word.value}`" not in page] == []
