@@ -15,6 +15,7 @@ from paceline.policy.scaling.prefill_sizing import (
     replay,
     replay_engines,
 )
+from paceline.policy.waiting import WaitingLine
 
 OBJECTIVE = PrefillObjective(ttft_seconds=2.0, target=0.95)
 
@@ -105,3 +106,29 @@ def test_the_closed_form_is_monotone_in_load(rate: float, factor: float, service
     less = closed_form_engines([service], rate, 1.0, OBJECTIVE, at_most=500)
     more = closed_form_engines([service], rate * factor, 1.0, OBJECTIVE, at_most=500)
     assert more >= less
+
+
+def served_in_the_routers_order(arrivals: list[PrefillArrival], engines: int, objective: PrefillObjective) -> int:
+    """The replay written with the router's own waiting line: how many are in time."""
+    line: WaitingLine[PrefillArrival] = WaitingLine(age_bound_seconds=objective.late_age_bound_seconds)
+    budget = objective.budget_seconds
+    free_at = [0.0] * engines
+    attained, upcoming, now = 0, 0, 0.0
+    while upcoming < len(arrivals) or len(line):
+        free_at.sort()
+        now = max(now, free_at[0] if len(line) else max(free_at[0], arrivals[upcoming].seconds))
+        while upcoming < len(arrivals) and arrivals[upcoming].seconds <= now:
+            one = arrivals[upcoming]
+            line.push(one, arrived=one.seconds, deadline=one.seconds + budget, service_seconds=one.service_seconds)
+            upcoming += 1
+        served = line.pop(now)
+        assert served is not None
+        free_at[0] = now + served.service_seconds
+        attained += served.service_seconds <= budget and free_at[0] - served.seconds <= budget + 1e-9
+    return attained
+
+
+@given(arrival_lists, st.integers(1, 6), st.sampled_from([0.0, 2.0, 60.0]))
+def test_the_replay_serves_in_the_routers_order(arrivals: list[PrefillArrival], engines: int, age_bound: float) -> None:
+    objective = PrefillObjective(ttft_seconds=2.0, late_age_bound_seconds=age_bound)
+    assert replay(arrivals, engines, objective).attained == served_in_the_routers_order(arrivals, engines, objective)

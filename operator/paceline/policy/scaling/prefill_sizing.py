@@ -12,9 +12,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from paceline.policy.scaling.queueing import mean_wait_seconds, probability_wait_over
+
+_ROUNDING: Final = 1e-9
+"""Seconds: a prefill that takes exactly what there is, begun at once, is in time."""
 
 
 class Arrival(Protocol):
@@ -160,7 +163,7 @@ def replay_schedule(
             served = late.popleft()
         done = now + services[served]
         heapq.heapreplace(free_at, done)
-        if done - arrived[served] <= budget:
+        if services[served] <= budget and done - arrived[served] <= budget + _ROUNDING:
             attained += 1
     return ReplayOutcome(engines=most, feasible=sum(service <= budget for service in services), attained=attained)
 

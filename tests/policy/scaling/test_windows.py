@@ -1,0 +1,69 @@
+"""How long engines are held: by how much the load has jumped, and what was needed for more than moments."""
+
+from __future__ import annotations
+
+import pytest
+
+from paceline.api.wire import Role
+from paceline.policy.scaling.observation import Counts, Want
+from paceline.policy.scaling.windows import MEMORY_SECONDS, down_window, kept_need, lasting_need, remember_want
+from tests.policy.scaling.scenes import settings
+
+PERIOD = 15.0
+START = 180.0
+
+
+def wants(*needs: tuple[int, int]) -> tuple[Want, ...]:
+    """One decision each: (near, far) prefill engines."""
+    return tuple(
+        Want(at=PERIOD * index, near=Counts(prefill=near), far=Counts(prefill=far), ready=Counts())
+        for index, (near, far) in enumerate(needs)
+    )
+
+
+def test_a_steady_load_holds_engines_for_the_plain_window() -> None:
+    assert down_window(wants(*[(5, 5)] * 40), settings(), start_seconds=START) == settings().down_window_seconds
+
+
+@pytest.mark.parametrize(("before", "after"), [((5, 5), (20, 20)), ((20, 20), (5, 5))])
+def test_a_jump_within_a_start_time_holds_them_longer_up_or_down(
+    before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    jumped = wants(*[before] * 20, *[after] * 3)
+    assert down_window(jumped, settings(), start_seconds=START) == pytest.approx(16 * 180)
+    assert down_window(jumped, settings(adaptive_window=False), start_seconds=START) == 180
+
+
+def test_a_rise_that_was_planned_is_no_jump() -> None:
+    planned = wants(*[(number, number + 12) for number in range(5, 40)])
+    assert down_window(planned, settings(), start_seconds=START) == 180
+
+
+def test_no_window_is_longer_than_what_is_remembered() -> None:
+    jumped = wants(*[(1, 1)] * 20, (500, 500))
+    assert down_window(jumped, settings(), start_seconds=START) == MEMORY_SECONDS
+
+
+def test_the_plain_window_keeps_its_largest_need() -> None:
+    recent = wants(*[(5, 5)] * 30, (5, 9), *[(5, 5)] * 5)
+    assert kept_need(recent, (Role.PREFILL,), settings(), since=0.0) == 9
+
+
+def test_of_a_long_window_what_was_needed_for_moments_is_left_out() -> None:
+    moment = wants((5, 30), *[(5, 5)] * 60)
+    assert kept_need(moment, (Role.PREFILL,), settings(), since=0.0) == 5
+    often = wants(*[(5, 30)] * 10, *[(5, 5)] * 60)
+    assert kept_need(often, (Role.PREFILL,), settings(), since=0.0) == 30
+
+
+def test_a_need_lasts_only_if_every_decision_had_it() -> None:
+    needs = wants((5, 5), (9, 5), (8, 5), (7, 5))
+    assert lasting_need(needs, Role.PREFILL, since=15.0) == 7
+    assert lasting_need(needs, Role.PREFILL, since=-1.0) == 0
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    remembered: tuple[Want, ...] = ()
+    for want in wants(*[(1, 1)] * 600):
+        remembered = remember_want(remembered, want, settings())
+    assert remembered[-1].at - remembered[0].at <= MEMORY_SECONDS
