@@ -263,11 +263,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     trace = slice_of(start_minute=0, minutes=arguments.minutes, time_scale=1, prefixes=True, seed=1)
     result: dict[str, object] = {}
-    for load in LOADS:
+    for load in arguments.loads:
         workload = Workload(trace, rate_scale=scale_for(load, arguments.engines, trace), seed=1)
         best = best_possible(arguments.engines, workload)
         rows = {}

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 TOKEN_BYTES: Final = array("I").itemsize
 NAME_MASK: Final = (1 << 60) - 1
-STRIDE_TOKENS: Final = 1024
+STRIDE_TOKENS: Final = 4096
 """The chain is remembered in strides of this many tokens."""
 
 
@@ -39,7 +39,7 @@ class ChainMemory:
     """Chains that were computed before: turn N of a chat does not hash turns 1 to N-1 again.
 
     An LRU of strides, keyed by the name before the stride and a 128-bit digest of its content; ``max_strides`` bounds
-    it (a stride of 64 blocks takes about 3 kB).
+    it (a stride of 256 blocks takes about 12 kB).
     """
 
     def __init__(self, max_strides: int) -> None:

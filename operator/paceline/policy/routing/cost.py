@@ -21,6 +21,8 @@ WASTE_WEIGHT: Final = 3.0
 are taken from everybody behind it. On a public conversation trace the weight brings 2 points of cache hits and leaves
 the quantiles of the TTFT where they are (docs/reference/benchmarks.md).
 """
+SPAN: Final = 1_000_000
+"""Between two points of a linear model: wide, so that nothing is lost in rounding."""
 ADAPTER_SECONDS: Final = 0.2
 """For an engine that has to bring in a LoRA adapter first. An assumption: not measured on a GPU."""
 SAME_NODE: Final = 0.5
@@ -77,7 +79,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Pricing:
     """Costs of one request. Made for each placement; what many engines have in common is computed once."""
 
-    __slots__ = ("_compute", "_idle", "_least", "_match", "_model", "_request", "_settings", "_transfer", "_weighted")
+    __slots__ = (
+        "_base",
+        "_by_context",
+        "_by_sequence",
+        "_compute",
+        "_idle",
+        "_least",
+        "_match",
+        "_model",
+        "_request",
+        "_settings",
+        "_transfer",
+        "_weighted",
+    )
 
     def __init__(self, request: RequestView, settings: Settings, model: EngineModel) -> None:
         prompt, weight = request.prompt_tokens, settings.cache_weight
@@ -92,7 +107,16 @@ class Pricing:
         most = max(self._match.values(), default=0)
         self._least = self._seconds(most)
         """To compute the prompt where most of it is held."""
-        self._idle = request.output_tokens * model.step_seconds(1, prompt)
+        # A step is linear in sequences and context, so three of them say what all cost.
+        self._base = model.step_seconds(1, 0)
+        self._by_sequence = (model.step_seconds(1 + SPAN, 0) - self._base) / SPAN
+        self._by_context = (model.step_seconds(1, SPAN) - self._base) / SPAN
+        self._idle = request.output_tokens * (self._base + self._by_context * prompt)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the request."""
+        return self._request.prompt_tokens
 
     def uncached(self, engine: EngineView) -> int:
         """Tokens that count as not held by the engine: what it holds counts by the cache weight."""
@@ -151,16 +175,31 @@ class Pricing:
 
         ``steps · step(B + 1, K + n) / (1 − pressure)``; what exceeds an idle engine's counts by the load weight.
         """
-        model, request = self._model, self._request
-        context = engine.context_tokens + request.prompt_tokens
-        capacity, pressure = model.kv_capacity_tokens, engine.kv_usage
-        if capacity and context > pressure * capacity:
-            pressure = context / capacity
-        if pressure > FULL_KV:
-            pressure = FULL_KV
-        seconds = request.output_tokens * model.step_seconds(engine.running + 1, context) / (1 - pressure)
-        weight = self._settings.load_weight
-        return seconds if weight == 1.0 else self._idle + weight * (seconds - self._idle)
+        return self.decodes((engine,))[0]
+
+    def decodes(self, engines: Sequence[EngineView]) -> list[float]:
+        """:meth:`decode` of each."""
+        prompt, output, capacity = (
+            self._request.prompt_tokens,
+            self._request.output_tokens,
+            self._model.kv_capacity_tokens,
+        )
+        base, by_sequence, by_context = output * self._base, output * self._by_sequence, output * self._by_context
+        result = []
+        for engine in engines:
+            context = engine.context_tokens + prompt
+            pressure = engine.kv_usage
+            if capacity and context > pressure * capacity:
+                pressure = context / capacity
+            if pressure > FULL_KV:
+                pressure = FULL_KV
+            result.append((base + by_sequence * engine.running + by_context * context) / (1 - pressure))
+        weight, idle = self._settings.load_weight, self._idle
+        return result if weight == 1.0 else [idle + weight * (seconds - idle) for seconds in result]
+
+    def held(self, engine: EngineView) -> int:
+        """Tokens of the prompt that count as held by the engine."""
+        return self._match.get(engine.name, 0)
 
     def load(self, decode_seconds: float) -> float:
         """The part of :meth:`decode` that is due to others."""

@@ -55,7 +55,7 @@ class EngineModel(Protocol):
         ...
 
     def step_seconds(self, sequences: int, context_tokens: int) -> float:
-        """Time of one decode step."""
+        """Time of one decode step; linear in both from one sequence on."""
         ...
 
     def transfer_seconds(self, tokens: int) -> float:

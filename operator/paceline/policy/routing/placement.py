@@ -104,7 +104,7 @@ def choose(
     for helper, wait in zip(helpers, waits, strict=True):
         if wait < soonest.get(helper.revision, INFINITE):
             soonest[helper.revision] = wait
-    steps = [pricing.decode(engine) for engine in candidates]
+    steps = pricing.decodes(candidates)
     prompts = _prompt_seconds(candidates, soonest, pricing, settings)
     costs = [one + other for one, other in zip(steps, prompts, strict=True)]
     best = _pick(candidates, costs, lambda index: pricing.load(steps[index]), request.prefer, random)
@@ -122,11 +122,10 @@ def choose(
 
 def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid: frozenset[str]) -> list[EngineView]:
     """Engines with room whose role it is; engines of any role when none has that role, for each can do it."""
-    usable = [engine for engine in engines if engine.usable]
-    if settings.disaggregated:
-        usable = [engine for engine in usable if engine.role is not Role.PREFILL] or usable
-    limit = settings.max_running_per_engine
-    roomy = [engine for engine in usable if engine.running < limit]
+    limit, not_for_it = settings.max_running_per_engine, Role.PREFILL if settings.disaggregated else None
+    able = [engine for engine in engines if engine.usable and engine.role is not not_for_it]
+    able = able or [engine for engine in engines if engine.usable]
+    roomy = [engine for engine in able if engine.running < limit]
     if avoid:
         return [engine for engine in roomy if engine.name not in avoid] or roomy
     return roomy
@@ -153,14 +152,18 @@ def _prompt_seconds(
     if not soonest:
         return pricing.prompts(engines)
     seconds = []
+    brought: dict[tuple[str, int], float] = {}  # by revision and tokens held: few are different
+    longest_held = pricing.prompt_tokens - settings.local_prefill_tokens
     for engine in engines:
-        remote = soonest.get(engine.revision)
-        if remote is None or pricing.uncached(engine) <= settings.local_prefill_tokens:
+        held, revision = pricing.held(engine), engine.revision
+        remote = soonest.get(revision)
+        if remote is None or held >= longest_held:
             seconds.append(pricing.prompt(engine))
-        elif engine.role is Role.DECODE:
-            seconds.append(remote + pricing.transfer(engine))
-        else:
-            seconds.append(min(remote + pricing.transfer(engine), pricing.prompt(engine)))
+            continue
+        bringing = brought.get((revision, held))
+        if bringing is None:
+            bringing = brought[revision, held] = remote + pricing.transfer(engine)
+        seconds.append(bringing if engine.role is Role.DECODE else min(bringing, pricing.prompt(engine)))
     return seconds
 
 

@@ -35,7 +35,7 @@ ASSUMED_CAPACITY_TOKENS: Final = 1_000_000
 """Of an engine's KV cache when nothing is known of the hardware."""
 SWEPT_BLOCKS: Final = 20_000
 """Entries of engines that left which one tick forgets."""
-REMEMBERED_STRIDES: Final = 8192
+REMEMBERED_STRIDES: Final = 2048
 """About 25 MB of chains: 8 million tokens of prompts."""
 
 
