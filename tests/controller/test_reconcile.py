@@ -236,6 +236,15 @@ async def test_a_namespace_that_goes_is_left_alone(cluster: Cluster) -> None:
     assert await cluster.run() == []
 
 
+async def test_an_operator_that_can_not_see_everything_says_so_and_touches_nothing(cluster: Cluster) -> None:
+    await cluster.run()
+    cluster.api.writes.clear()
+    await cluster.reconciler.cannot_see(KEY, "list networkpolicies: no rights (403 Forbidden)")
+    assert cluster.api.writes[0] == ("patch", f"{PATH}/status")
+    assert cluster.condition("Ready")["reason"] == "Forbidden"
+    assert "list networkpolicies" in cluster.condition("Progressing")["message"]
+
+
 async def test_a_deployment_that_is_being_deleted_is_left_to_the_garbage_collector(cluster: Cluster) -> None:
     cluster.resource["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert await cluster.run() == []

@@ -36,6 +36,8 @@ GATHER_SECONDS: Final = 0.05
 DISCOVERY_SECONDS: Final = 300.0
 """Time between two looks at which kinds the cluster has."""
 SYNC_POLL_SECONDS: Final = 0.1
+TELL_SECONDS: Final = 10.0
+"""How long what is in the way may last before users are told."""
 PAUSE_SECONDS: Final = 2.0
 """Before something that concerns the whole operator is tried again."""
 
@@ -96,6 +98,7 @@ class Operator:
         self._run("discover kinds", self._discover())
         self._run("hold the lease", self._lease.run())
         self._run("look at everything", self._resync())
+        self._run("tell what is in the way", self._tell())
         for number in range(self._settings.workers):
             self._run(f"worker {number}", self._work())
 
@@ -142,7 +145,7 @@ class Operator:
         self._metrics.is_leader.set(int(leading))
         if leading:
             self._leads.set()
-            self._add_all(self._state.keys())
+            self._add_all(self._state.deployments())
         else:
             self._leads.clear()
 
@@ -165,7 +168,7 @@ class Operator:
                 new: tuple[WatchCache[Json], ...] = self._state.see_kinds(available)
                 for cache in new:
                     self._run(f"watch {cache.kind.resource}", cache.run())
-                self._add_all(self._state.keys())
+                self._add_all(self._state.deployments())
             await asyncio.sleep(DISCOVERY_SECONDS)
 
     async def _resync(self) -> None:
@@ -182,9 +185,22 @@ class Operator:
             for resource in found:
                 self._state.put_resource(resource)
             keys = {key_of(resource) for resource in found}
-            for key in set(self._state.keys()) - keys:
+            for key in set(self._state.deployments()) - keys:
                 self._state.remove_resource(key)
             self._add_all(keys, over_seconds=self._settings.resync_seconds / 2)
+
+    async def _tell(self) -> None:
+        """While not everything can be seen, no pass runs: say why on every ModelDeployment."""
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            trouble = self._state.trouble()
+            if trouble is None or not self._leads.is_set():
+                continue
+            for key in self._state.deployments():
+                try:
+                    await self._reconciler.cannot_see(key, trouble)
+                except ClusterError as error:
+                    log.warning("%s/%s: %s", *key, error)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,6 +222,8 @@ class Operator:
         try:
             again = await self._reconciler.reconcile(key)
         except NotLeader:
+            # The lease may be renewed a moment later without having been another's.
+            self._queue.add(key, PAUSE_SECONDS)
             return "not_leader"
         except ClusterError as error:
             pause = self._queue.retry(key)

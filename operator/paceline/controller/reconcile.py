@@ -110,8 +110,16 @@ class Reconciler:
             log.info("%s/%s goes with its namespace", *key)
             return None
 
+    async def cannot_see(self, key: Key, trouble: str) -> None:
+        """The operator can't work, and ``trouble`` says why: tell the user, and leave everything as it is."""
+        raw = self._services.state.resource(key)
+        if raw is not None:
+            message = f"The operator can't see the whole cluster and waits: {trouble}"
+            reason = Reason.FORBIDDEN if "Forbidden" in trouble else Reason.API_SERVER_TROUBLE
+            await self._refuse(raw, Finding(ConditionType.PROGRESSING, ConditionStatus.FALSE, reason, message))
+
     async def _refuse(self, raw: Json, problem: Finding | None) -> None:
-        """Nothing is in force and nothing is touched: say why."""
+        """Nothing is done: say why."""
         reporter = self._services.reporter
         before, now, generation = read_status(raw), reporter.now(), raw["metadata"]["generation"]
         findings = [problem] if problem is not None else []

@@ -102,7 +102,7 @@ class ClusterState:
                 return cache.trouble or f"{cache.kind.resource} have not been listed yet"
         return None
 
-    def keys(self) -> tuple[Key, ...]:
+    def deployments(self) -> tuple[Key, ...]:
         """All ModelDeployments."""
         return tuple(self._resources)
 

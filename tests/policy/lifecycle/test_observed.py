@@ -99,5 +99,7 @@ def test_a_workload_that_can_not_make_pods_says_why(message: str, reason: Reason
 
 
 def test_a_workload_past_its_deadline_is_late() -> None:
-    assert read_workload(workload(conditions=[{"type": "Progressing", "status": "False"}])).late
-    assert not read_workload(workload(conditions=[{"type": "Progressing", "status": "True"}])).late
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    assert read_workload(workload(conditions=[late])).late
+    # A LeaderWorkerSet says so of one that is complete.
+    assert not read_workload(workload(conditions=[{"type": "Progressing", "status": "False"}])).late

@@ -147,7 +147,7 @@ def workload_trouble(status: Json) -> Trouble | None:
 
 def _is_late(status: Json) -> bool:
     conditions = status.get("conditions") or ()
-    return any(entry.get("type") == "Progressing" and entry.get("status") == "False" for entry in conditions)
+    return any(entry.get("reason") == "ProgressDeadlineExceeded" for entry in conditions)
 
 
 def _pod_trouble(conditions: Mapping[str, Json], status: Json) -> Trouble | None:
