@@ -26,6 +26,7 @@ from tests.bench.gates_runs import (
     Load,
     azure,
     conversation,
+    kept_run,
     run_named,
     servegen_day,
     shaped,
@@ -134,12 +135,19 @@ def main() -> int:
     parser.add_argument("--load", help="only the loads whose name begins so")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--kept", action="store_true", help="simulate nothing: loads whose runs are kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     baselines = BASELINE_PART in parts
     chosen = [part for part in PARTS if part in parts] or list(PARTS)
     loads = [(part, load) for part in chosen for load in PARTS[part] if load.name.startswith(arguments.load or "")]
+    if arguments.kept:
+        loads = [
+            (part, load)
+            for part, load in loads
+            if all(kept_run(load, policy) is not None for policy in needed(part, baselines=baselines))
+        ]
     began = time.monotonic()
     runs: dict[str, dict[str, Kept]] = {}
     with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -160,7 +168,9 @@ def main() -> int:
         document = [{"load": one.load.name, "runs": one.runs, "gates": one.gates} for one in results]
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     if arguments.write:
-        PAGE.write_text(page(results))
+        measured = {load.name for _, load in loads}
+        missing = [load.name for part in PARTS.values() for load in part if load.name not in measured]
+        PAGE.write_text(page(results, missing, baselines=baselines))
     return 1 if failed else 0
 
 

@@ -63,7 +63,7 @@ def _gate(gate: Gate) -> str:
     return f"{gate.what}: {gate.value:.3f}, {sign} {gate.bound:g}"
 
 
-def page(results: Sequence[Result]) -> str:
+def page(results: Sequence[Result], missing: Sequence[str], *, baselines: bool) -> str:
     """The reference page."""
     gates = [gate for result in results for gate in result.gates if not gate.aim]
     held = sum(gate.holds for gate in gates)
@@ -71,7 +71,7 @@ def page(results: Sequence[Result]) -> str:
         [
             "# How well scaling works, simulated",
             "",
-            "<!-- Written by `python -m tests.bench.gates --only steady,varying,bursts,baselines --write`. -->",
+            "<!-- Written by `python -m tests.bench.gates --write`. -->",
             "",
             "Objective: Qwen3-32B on two H200 an engine, time to the first token 2 s, mean time between tokens 25 ms, "
             "both for 95% of the requests that can meet the first on an idle engine. Pods start in 90 s (median) to "
@@ -83,6 +83,8 @@ def page(results: Sequence[Result]) -> str:
             f"Simulated on {MACHINE}; the same code and seeds give the same figures on any machine.",
             "",
             f"{held} of {len(gates)} gates hold.",
+            *([f"Not measured with the present code: {', '.join(missing)}."] if missing else []),
+            *([] if baselines else ["The other dynamic policies were not compared in this run."]),
             *(table(result) for result in results),
             "",
         ]

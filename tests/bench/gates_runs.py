@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -128,9 +127,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(load_: Load, policy: str, say: Callable[[str], None] = lambda _: None) -> Kept:
     """The best form of a policy on a load: from what is kept, or simulated."""
+    known = kept_run(load_, policy)
+    if known is not None:
+        return known
     path = KEPT / f"{load_.name}.{policy}.{_fingerprint(policy, load_)}.json"
-    if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=Kept)
     say(f"simulating {policy} on {load_.name}")
     result = best_run(policy, load_.make(), settings())
     first = result.samples[0]
@@ -144,6 +144,12 @@ def run(load_: Load, policy: str, say: Callable[[str], None] = lambda _: None) -
         old.unlink()
     path.write_bytes(msgspec.json.encode(kept))
     return kept
+
+
+def kept_run(load_: Load, policy: str) -> Kept | None:
+    """What is kept of a run by the code as it is; None if there is nothing."""
+    path = KEPT / f"{load_.name}.{policy}.{_fingerprint(policy, load_)}.json"
+    return msgspec.json.decode(path.read_bytes(), type=Kept) if path.exists() else None
 
 
 def run_named(load_: Load, policy: str) -> tuple[str, str, Kept]:
@@ -175,8 +181,3 @@ def _sources(policy: str) -> Sequence[Path]:
 
 
 _SIMULATOR: Final = ("engine", "router", "cache", "chunks", "cluster", "simulation", "station", "workload", "telemetry")
-
-
-def seeded(name: str) -> random.Random:
-    """Randomness that follows from a name."""
-    return random.Random(name)
