@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import kopf
 
 from paceline.api import labels
 from paceline.clock import WallClock
+from paceline.controller.login import log_in
 from paceline.controller.loops import Operator
 from paceline.controller.settings import OperatorSettings
-from paceline.errors import ConfigError
 
 
 async def run_operator(settings: OperatorSettings) -> None:
@@ -24,15 +25,7 @@ async def run_operator(settings: OperatorSettings) -> None:
     kopf_settings.queueing.batch_window = 0.0
 
     def connect() -> kopf.ConnectionInfo:
-        info = kopf.login_with_kubeconfig(settings=kopf_settings) or kopf.login_with_service_account(
-            settings=kopf_settings
-        )
-        if info is None:
-            raise ConfigError(
-                "There is no way to a Kubernetes API server: set KUBECONFIG to a kubeconfig, or run in a pod with a "
-                "ServiceAccount."
-            )
-        return info
+        return log_in(kopf_settings)
 
     operator = Operator(connect, settings, WallClock())
     stop = asyncio.Event()
@@ -57,13 +50,12 @@ async def run_operator(settings: OperatorSettings) -> None:
         await operator.stop()
 
 
-def _registry(operator: Operator, connect: Any) -> kopf.OperatorRegistry:
+def _registry(operator: Operator, connect: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        info: kopf.ConnectionInfo = connect()
-        return info
+        return connect()
 
     # An event handler and nothing else: kopf then keeps no progress on the object and needs no finalizer.
     @kopf.on.event(labels.GROUP, labels.VERSION, labels.PLURAL, registry=registry)
