@@ -22,7 +22,6 @@ async def run_operator(settings: OperatorSettings) -> None:
     # Events, finalizers and progress are our own matter: kopf writes nothing.
     kopf_settings.posting.enabled = False
     kopf_settings.peering.standalone = True
-    kopf_settings.queueing.batch_window = 0.0
 
     def connect() -> kopf.ConnectionInfo:
         return log_in(kopf_settings)
