@@ -326,7 +326,9 @@ def test_a_prefill_engine_with_more_than_a_batch_of_work_has_no_room() -> None:
     short = Settings(
         disaggregated=True, local_prefill_tokens=0, max_running_per_engine=8, max_prefill_backlog_seconds=0.5
     )
-    busy, idle = engine("p1", Role.PREFILL, prefill_backlog_seconds=0.6), engine("p2", Role.PREFILL)
+    busy = engine("p1", Role.PREFILL, prefill_backlog_seconds=0.6, prefilling=2)
+    idle, long = engine("p2", Role.PREFILL), engine("p3", Role.PREFILL, prefill_backlog_seconds=9.0, prefilling=1)
+    assert has_prefill_room([engine("d"), busy, long], short), "the next prompt is there when a long one ends"
     assert not has_prefill_room([engine("d"), busy], short)
     assert has_prefill_room([engine("d"), busy, idle], short)
     assert has_prefill_room([engine("d")], short), "there is nothing to wait for"

@@ -78,6 +78,7 @@ class Engine:
                 running=self.running + others,
                 context_tokens=self.context_tokens,
                 prefill_backlog_seconds=self.backlog_seconds + prompts * self.typical_prefill_seconds,
+                prefilling=self.prefilling,
                 kv_usage=reported.kv_usage,
                 zone=endpoint.zone,
                 node=endpoint.node,

@@ -24,6 +24,8 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of context of those requests."""
     prefill_backlog_seconds: float = 0.0
     """Prefill work given to it and not finished, through the engine model."""
+    prefilling: int = 0
+    """Remote prefills of this router there, running or waiting."""
     kv_usage: float = 0.0
     """Share of its KV cache in use, 0 to 1, as it reports it."""
     zone: str = ""

@@ -21,6 +21,10 @@ NEAR_TIE: Final = 0.05
 """Costs that differ by less than this share of the load say nothing: loads are seen a second late."""
 LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
+LEAST_PREFILLS: Final = 2
+"""An engine may always have one prompt waiting behind the one it computes, however long: it must not stand idle for the
+time that an answer and the next prompt take.
+"""
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
 INFINITE: Final = float("inf")
@@ -79,8 +83,10 @@ def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
 def has_prefill_room(engines: Sequence[EngineView], settings: Settings) -> bool:
     """Whether any prefill engine could take one more prompt. True as well when there is none to wait for."""
     limit = settings.max_prefill_backlog_seconds
-    backlogs = [engine.prefill_backlog_seconds for engine in engines if engine.usable and engine.prefills]
-    return not backlogs or min(backlogs) <= limit
+    helpers = [engine for engine in engines if engine.usable and engine.role is not Role.DECODE]
+    return not helpers or any(
+        engine.prefilling < LEAST_PREFILLS or engine.prefill_backlog_seconds <= limit for engine in helpers
+    )
 
 
 def choose(
