@@ -35,6 +35,8 @@ SAMPLE_SECONDS = 5.0
 SETTLE_SECONDS = 60.0
 """An index may take this long to be right after the last request."""
 CLIENTS = 12
+START_SECONDS = 180.0
+"""An engine may take this long to start: the machine may be busy with other things."""
 MIB = 1024 * 1024
 HOST_TIER = '{"kv_connector":"OffloadingConnector","kv_connector_extra_config":{"num_cpu_blocks":1500}}'
 
@@ -79,7 +81,7 @@ class EmulatedEngine:
     def _run(self, command: list[str]) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        wait_for(f"{self.url}/health", self.process)
+        wait_for(f"{self.url}/health", self.process, seconds=START_SECONDS)
 
     def kill(self) -> None:
         if self.process is not None:
