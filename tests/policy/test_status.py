@@ -10,7 +10,7 @@ from paceline.api.v1alpha1 import ConditionStatus, ModelDeploymentStatus
 from paceline.api.v1alpha1.status import HISTORY_LENGTH
 from paceline.policy.lifecycle.observed import Trouble
 from paceline.policy.status import RouterView, Seen, make_status
-from tests.api.documents import ROOT
+from tests.api.documents import ROOT, deployment
 from tests.policy.lifecycle.world import World, small
 
 NOTHING = ModelDeploymentStatus()
@@ -105,6 +105,20 @@ def test_with_fewer_engines_than_asked_for_it_is_available_but_not_ready() -> No
     found = status(world)
     assert condition(found, READY)[0] == "False"
     assert condition(found, ConditionType.AVAILABLE) == ("True", "AsDesired")
+
+
+def test_engines_that_do_both_count_for_either_role() -> None:
+    pool = {"minReplicas": 2, "maxReplicas": 2, "accelerator": {"count": 1}}
+    world = World(deployment(pools={"mode": "Aggregated", "aggregated": pool}))
+    world.run()
+    found = status(world)
+    assert condition(found, READY) == ("True", "AsDesired")
+    assert (found.engines, found.ratio) == ("2/2", None)
+    world.crash(min(world.pods))
+    found = status(world)
+    assert condition(found, ConditionType.PREFILL_READY) == ("False", "EnginesStarting")
+    assert condition(found, ConditionType.DECODE_READY) == ("False", "EnginesStarting")
+    assert message(found, READY) == "1 of 2 engines are ready."
 
 
 def test_without_a_router_nothing_is_available() -> None:

@@ -41,7 +41,6 @@ class Reason(StrEnum):
 
     AS_DESIRED = "AsDesired"
     NOT_OBSERVED_YET = "NotObservedYet"
-    NOT_USED = "NotUsed"
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
     CHILD_REFUSED = "ChildRefused"

@@ -172,20 +172,23 @@ def _findings(seen: Seen, roles: Mapping[Role, RoleStatus], now: float) -> list[
 
 
 def _role_finding(kind: ConditionType, role: Role, roles: Mapping[Role, RoleStatus], seen: Seen, now: float) -> Finding:
-    status = roles.get(role)
-    if status is None:
-        return Finding(kind, ConditionStatus.TRUE, Reason.NOT_USED, "Every engine computes prompts and tokens.")
+    # Without roles of its own, every engine computes prompts and tokens.
+    role = role if role in roles else Role.BOTH
+    status = roles.get(role, RoleStatus())
     if status.ready >= status.desired:
         if status.desired == 0:
             return Finding(kind, ConditionStatus.TRUE, Reason.SCALED_TO_ZERO)
         return Finding(kind, ConditionStatus.TRUE, Reason.AS_DESIRED)
-    counted = f"{status.ready} of {status.desired} {role} engines are ready"
+    named = "" if role is Role.BOTH else f"{role} "
+    counted = f"{status.ready} of {status.desired} {named}engines are ready"
     for trouble in seen.engine_trouble:
         return Finding(kind, ConditionStatus.FALSE, trouble.reason, f"{counted}. {trouble.message}")
     late = [pod for view in seen.views if role in view.wanted for pod in view.overdue(now)]
     if late:
         reason = Reason.START_DEADLINE_EXCEEDED
         return Finding(kind, ConditionStatus.FALSE, reason, f"{counted}; {_names(late)} did not get ready in time.")
+    if any(view.rolling for view in seen.views):
+        return Finding(kind, ConditionStatus.FALSE, Reason.ROLLING_OUT, f"{counted}; engines are being replaced.")
     if status.starting:
         return Finding(kind, ConditionStatus.FALSE, Reason.ENGINES_STARTING, f"{counted}.")
     if status.draining:
