@@ -11,7 +11,7 @@ from typing import Any
 import kopf
 from aiohttp import web
 
-from paceline.controller.api import APPLY, Json, WatchEvent
+from paceline.controller.api import APPLY, Fence, Json, WatchEvent
 from paceline.controller.kinds import Kind
 from paceline.controller.refusals import ApiError, Conflict, Gone, NotFound
 
@@ -62,7 +62,8 @@ class FakeApi:
             await self.changed.wait()
             self._refuse("watch", path)
 
-    async def create(self, path: str, body: Json, *, resource: str) -> Json:
+    async def create(self, path: str, body: Json, *, resource: str, fence: Fence | None = None) -> Json:
+        _ask(fence)
         where = f"{path}/{body['metadata']['name']}"
         self._refuse("create", where)
         if where in self.objects:
@@ -77,7 +78,10 @@ class FakeApi:
         self.writes.append(("update", path))
         return self._store(path, copy.deepcopy(body))
 
-    async def patch(self, path: str, body: Json, *, resource: str, content_type: str = "", **query: str) -> Json:
+    async def patch(
+        self, path: str, body: Json, *, resource: str, content_type: str = "", fence: Fence | None = None, **query: str
+    ) -> Json:
+        _ask(fence)
         verb = "apply" if content_type == APPLY else "patch"
         self._refuse(verb, path)
         where = path.removesuffix("/status")
@@ -86,7 +90,8 @@ class FakeApi:
         self.writes.append((verb, path))
         return self._store(where, _merged(self.objects.get(where, {}), body))
 
-    async def delete(self, path: str, *, resource: str, uid: str | None = None) -> None:
+    async def delete(self, path: str, *, resource: str, uid: str | None = None, fence: Fence | None = None) -> None:
+        _ask(fence)
         self._refuse("delete", path)
         found = self.objects.get(path)
         if found is None:
@@ -129,6 +134,11 @@ class FakeApi:
     def _tell(self, kind: str, path: str, manifest: Json) -> None:
         self.log.append((self._version, path, {"type": kind, "object": copy.deepcopy(manifest)}))
         self.changed.set()
+
+
+def _ask(fence: Fence | None) -> None:
+    if fence is not None:
+        fence()
 
 
 def _is_in(path: str, collection: str) -> bool:

@@ -20,6 +20,7 @@ from paceline.controller.refusals import (
     Invalid,
     NamespaceGoing,
     NotFound,
+    NotLeader,
     Unreachable,
 )
 from tests.controller.fakes import Answer, http_server
@@ -154,6 +155,24 @@ async def test_a_token_that_has_run_out_is_read_anew() -> None:
 
     async with client(answer, tokens=lambda: next(tokens)) as one:
         assert await one.get(PODS, resource="pods") == {"ok": True}
+
+
+async def test_a_fence_is_asked_before_each_try() -> None:
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return status(503, "Trouble")
+
+    def fence() -> None:
+        if asked == 2:
+            raise NotLeader("the lease has run out in the meantime")
+
+    async with client(answer) as one:
+        with pytest.raises(NotLeader):
+            await one.create(PODS, {}, resource="pods", fence=fence)
+    assert asked == 2
 
 
 async def test_lists_are_read_page_by_page_and_each_object_says_what_it_is() -> None:

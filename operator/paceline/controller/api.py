@@ -21,6 +21,8 @@ from paceline.controller.metrics import OperatorMetrics
 from paceline.controller.refusals import ApiError, Unreachable, refusal
 
 Json = dict[str, Any]
+Fence = Callable[[], None]
+"""Asked right before a request is sent, each time that it is; raises where it must not be."""
 
 TRIES: Final = 4
 """Of one request, before its failure is the caller's. Longer troubles are the work queue's matter."""
@@ -87,25 +89,36 @@ class KubeApi:
                 return items, str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
-    async def patch(self, path: str, body: Json, *, resource: str, content_type: str = MERGE, **query: str) -> Json:
+    async def patch(
+        self,
+        path: str,
+        body: Json,
+        *,
+        resource: str,
+        content_type: str = MERGE,
+        fence: Fence | None = None,
+        **query: str,
+    ) -> Json:
         """Change one object. With ``content_type`` APPLY it is made where it is missing."""
         verb = "apply" if content_type == APPLY else "patch"
-        return await self._request(verb, path, resource=resource, query=query, body=body, content_type=content_type)
+        return await self._request(
+            verb, path, resource=resource, query=query, body=body, content_type=content_type, fence=fence
+        )
 
-    async def create(self, path: str, body: Json, *, resource: str) -> Json:
+    async def create(self, path: str, body: Json, *, resource: str, fence: Fence | None = None) -> Json:
         """Make an object. Raises Conflict where there is one of its name."""
-        return await self._request("create", path, resource=resource, body=body)
+        return await self._request("create", path, resource=resource, body=body, fence=fence)
 
     async def replace(self, path: str, body: Json, *, resource: str) -> Json:
         """Put an object in the place of its former version. Raises Conflict where that is not the one in ``body``."""
         return await self._request("update", path, resource=resource, body=body)
 
-    async def delete(self, path: str, *, resource: str, uid: str | None = None) -> None:
+    async def delete(self, path: str, *, resource: str, uid: str | None = None, fence: Fence | None = None) -> None:
         """Delete an object, and what it owns in the background. Raises Conflict where it is another than ``uid``."""
         options: Json = {"propagationPolicy": "Background"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
-        await self._request("delete", path, resource=resource, body=options)
+        await self._request("delete", path, resource=resource, body=options, fence=fence)
 
     async def watch(self, path: str, *, resource: str, version: str, selector: str = "") -> AsyncIterator[WatchEvent]:
         """Changes after ``version``, until the server ends the watch. Raises Gone where that is too long ago."""
@@ -142,10 +155,13 @@ class KubeApi:
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         content_type: str = "application/json",
+        fence: Fence | None = None,
     ) -> Json:
         data = None if body is None else msgspec.json.encode(body)
         pause = FIRST_PAUSE_SECONDS
         for tries_left in reversed(range(TRIES)):
+            if fence is not None:
+                fence()
             try:
                 async with self._session.request(
                     _METHODS[verb],

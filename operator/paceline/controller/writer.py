@@ -1,8 +1,8 @@
 """Every write of a pass goes through here: only while this replica leads, and counted. Made once per process.
 
-The check right before each write is what keeps a leader that was stopped, and woke up after another one took over,
-from writing. What is decided on a version of an object names that version besides, so that the API server refuses what
-slips through the last instant.
+The check right before each write, and before each time that one is tried again, is what keeps a leader that was
+stopped, and woke up after another one took over, from writing. What is decided on a version of an object names that
+version besides, so that the API server refuses what slips through the last instant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Writer:
 
     async def apply(self, kind: Kind, manifest: Json) -> Json:
         """Server-side apply as the field manager ``paceline``; fields that others took are taken back."""
-        self._check()
         metadata = manifest["metadata"]
         answer = await self._api.patch(
             kind.path(metadata["namespace"], metadata["name"]),
@@ -44,61 +43,60 @@ class Writer:
             content_type=APPLY,
             fieldManager=labels.FIELD_MANAGER,
             force="true",
+            fence=self._check,
         )
         self._count()
         return answer
 
     async def merge(self, kind: Kind, namespace: str, name: str, body: Json) -> Json:
         """Change some fields of an object."""
-        self._check()
         answer = await self._api.patch(
             kind.path(namespace, name),
             body,
             resource=kind.resource,
             content_type=MERGE,
             fieldManager=labels.FIELD_MANAGER,
+            fence=self._check,
         )
         self._count()
         return answer
 
     async def pod_condition(self, namespace: str, name: str, condition: Json) -> Json:
         """Set one condition of a pod, and leave the kubelet's alone."""
-        self._check()
         answer = await self._api.patch(
             f"{POD.path(namespace, name)}/status",
             {"status": {"conditions": [condition]}},
             resource=f"{POD.resource}/status",
             content_type=STRATEGIC,
             fieldManager=labels.FIELD_MANAGER,
+            fence=self._check,
         )
         self._count()
         return answer
 
     async def status(self, namespace: str, name: str, status: Json) -> Json:
         """Replace the status of a ModelDeployment; fields that are null go."""
-        self._check()
         answer = await self._api.patch(
             f"{MODEL_DEPLOYMENT.path(namespace, name)}/status",
             {"status": status},
             resource=f"{MODEL_DEPLOYMENT.resource}/status",
             content_type=MERGE,
             fieldManager=labels.FIELD_MANAGER,
+            fence=self._check,
         )
         self._count()
         return answer
 
     async def create(self, kind: Kind, namespace: str, manifest: Json) -> Json:
         """Make an object. Raises Conflict where there is one."""
-        self._check()
-        answer = await self._api.create(kind.collection(namespace), manifest, resource=kind.resource)
+        answer = await self._api.create(kind.collection(namespace), manifest, resource=kind.resource, fence=self._check)
         self._count()
         return answer
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete this very object, if it is still there."""
-        self._check()
         try:
-            await self._api.delete(kind.path(namespace, name), resource=kind.resource, uid=uid)
+            await self._api.delete(kind.path(namespace, name), resource=kind.resource, uid=uid, fence=self._check)
         except NotFound:
             log.debug("%s %s/%s is gone already", kind.kind, namespace, name)
         self._count()
