@@ -45,13 +45,21 @@ class FakePublisher:
         self.time = 1.0
 
     def start(self) -> None:
+        """Bind. Raises zmq.ZMQError, and leaves nothing behind, when a port is taken."""
         self._context = zmq.asyncio.Context()
+        try:
+            self._bind()
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
+        self._task = asyncio.create_task(self._serve())
+
+    def _bind(self) -> None:
         self._pub = self._context.socket(zmq.XPUB)
         self._pub.set(zmq.XPUB_VERBOSE, 1)
         self._pub.bind(self.live)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.bind(self.replay)
-        self._task = asyncio.create_task(self._serve())
 
     async def stop(self) -> None:
         self._task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from paceline_worker.router.prefixes import subscription as subscription_module
 from paceline_worker.router.prefixes.knowledge import Knowledge, Known, Mode, Settings, tier_weights
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.prefixes.subscription import Noted
+from tests.contract.emulated import free_ports
 from tests.worker.router.fakes import until
 from tests.worker.router.publishers import SIZE, FakePublisher, stored
 
@@ -283,8 +285,8 @@ async def test_engines_may_have_different_block_sizes() -> None:
 
 async def test_of_data_parallel_ranks_the_best_counts() -> None:
     rig, first, second = Rig(), FakePublisher(), FakePublisher()
-    second.live = _next_port(first.live)
-    second.replay = _next_port(first.replay)
+    first.live, second.live = _neighbours()
+    first.replay, second.replay = _neighbours()
     first.start()
     second.start()
     try:
@@ -362,6 +364,13 @@ async def test_tiers_and_oddities_show() -> None:
         assert odd[Oddity.ORPHAN] == 1
 
 
-def _next_port(endpoint: str) -> str:
-    base, _, port = endpoint.rpartition(":")
-    return f"{base}:{int(port) + 1}"
+def _neighbours() -> tuple[str, str]:
+    """Endpoints on two consecutive ports that were free a moment ago."""
+    while True:
+        (port,) = free_ports(1)
+        with socket.socket() as above:
+            try:
+                above.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+        return f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}"
