@@ -62,11 +62,12 @@ test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on C
 
 .PHONY: verify
 verify: $(STAMP) lint types generate ## Lint, type-check, regenerate, and fail on any difference
-	@git diff --exit-code -- crds || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
+	@git diff --exit-code -- crds manifests/install.yaml || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
 
 .PHONY: generate
 generate: $(STAMP) ## Regenerate everything that is made from code
 	$(BIN)/python -m paceline.api.crd > crds/paceline.dev_modeldeployments.yaml
+	$(BIN)/python -m paceline.policy.resources.install > manifests/install.yaml
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and the import contracts
@@ -84,8 +85,33 @@ format: $(STAMP) ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(STAMP) ## Measure the router side by side with a peer (installs it into out/bench-venv)
+bench: bench-router bench-simulator bench-scaling bench-operator ## Every benchmark, one after the other (hours)
+
+.PHONY: bench-router
+bench-router: $(STAMP) ## The router: beside a peer (installed into out/bench-venv), its index, its tokens, what they are worth
 	$(BIN)/python -m tests.bench.bench_router --out $(OUT)/bench
+	$(BIN)/python -m tests.bench.bench_index
+	$(BIN)/python -m tests.bench.bench_tokens --out $(OUT)/bench
+	$(BIN)/python -m tests.bench.bench_effect --engines 8 --minutes 10
+
+.PHONY: bench-simulator
+bench-simulator: $(STAMP) ## The simulator: its speed, and how far it agrees with engines over HTTP
+	$(BIN)/python -m tests.bench.bench_simulator --large
+	$(BIN)/python -m tests.bench.agreement --prefill 5
+
+.PHONY: bench-scaling
+bench-scaling: $(STAMP) ## The planner against the best static fleet, an oracle and other autoscalers; the performance model
+	$(BIN)/python -m tests.bench.gates
+	$(BIN)/python -m tests.bench.sweep
+	$(BIN)/python -m tests.bench.perfmodel_report --write docs/reference/perfmodel.md
+
+.PHONY: bench-operator
+bench-operator: $(STAMP) ## The operator with many deployments on a real API server
+	$(BIN)/python -m tests.bench.bench_operator
+
+.PHONY: soak
+soak: $(STAMP) ## Half an hour of events, restarts and churn: flat memory, and an index equal to what engines hold
+	$(BIN)/python -m tests.bench.soak_index --minutes 30
 
 .PHONY: lock
 lock: $(STAMP) ## Compile requirements.lock anew (needs uv)
