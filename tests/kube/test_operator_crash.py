@@ -9,10 +9,11 @@ import pytest
 
 from paceline.api import labels
 from tests.kube.client import APPLY, Kube, until
-from tests.kube.kill_anywhere import run_seed
+from tests.kube.kill_anywhere import allow_lease, run_seed
 from tests.kube.kubelet import Kubelet
 from tests.kube.operators import running, start
 from tests.kube.scene import Scene
+from tests.kube.testbed import TestBed
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
@@ -23,6 +24,12 @@ def test_an_operator_that_is_killed_between_any_two_writes_leaves_nothing_that_t
 ) -> None:
     report = run_seed(kube, operator_account, tmp_path, seed)
     assert report.crashes
+
+
+@pytest.fixture(autouse=True)
+def lease(kube: Kube, testbed: TestBed, namespace: str) -> None:
+    """The operators of a test agree in its own namespace, so that no other test's lease is in their way."""
+    allow_lease(kube, namespace)
 
 
 def flags(namespace: str, lease_seconds: int = 4) -> tuple[str, ...]:

@@ -132,6 +132,8 @@ def test_a_drain_waits_for_the_stream_in_flight_and_not_longer_than_its_deadline
         scene.until("two engines are left", lambda: len(scene.names()) == 2, seconds=60)
     ended.set()
     assert list(history.gone().values()) == [DRAIN_ORDER]
+    (told,) = [event for event in scene.events() if event["reason"] == "DrainDeadlineExceeded"]
+    assert next(iter(history.gone())) in told["message"]
 
 
 def _in_flight(scene: Scene) -> int:
