@@ -29,7 +29,7 @@ async def test_an_engine_is_ready_after_a_real_completion(start: Start):
         "startId": state["startId"],
         "pid": vllm,
         "inFlight": 0,
-            "heldBlocks": False,
+        "heldBlocks": False,
     }
     assert len(state["startId"]) == 32
     assert "paceline_engine_ready 1.0" in metrics
