@@ -23,6 +23,13 @@ from tests.kube.testbed import TestBed
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
 
 
+@pytest.fixture(scope="class")
+def operator(operator_account: Path, kubelet: Kubelet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator for all namespaces. It ends with its class: those behind a proxy are to act alone."""
+    with running(operator_account, tmp_path_factory.mktemp("operator") / "operator.log") as one:
+        yield one
+
+
 class TestPods:
     pytestmark = pytest.mark.usefixtures("operator")
 
