@@ -58,12 +58,18 @@ class Operator:
         )
 
     @property
-    def leads(self) -> bool:
-        """Whether it holds the lease."""
+    def runs(self) -> bool:
+        """Whether it answers at all."""
         try:
-            return self.metric("paceline_operator_is_leader") == 1
+            self.metric("paceline_operator_is_leader")
         except httpx.TransportError:
             return False
+        return True
+
+    @property
+    def leads(self) -> bool:
+        """Whether it holds the lease."""
+        return self.runs and self.metric("paceline_operator_is_leader") == 1
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
