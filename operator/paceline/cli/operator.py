@@ -61,7 +61,7 @@ from paceline.errors import ConfigError
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    default=4,
+    default=32,
     show_default=True,
     help="ModelDeployments that are worked on at the same time.",
 )

@@ -25,7 +25,7 @@ class OperatorSettings:
     images: Images = field(default_factory=Images)
     metrics_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     metrics_port: int = 8080
-    workers: int = 4
+    workers: int = 32
     """Passes that may run at the same time."""
     resync_seconds: int = 300
     """Time after which every ModelDeployment is looked at again, whatever happened."""
