@@ -16,6 +16,8 @@ from tests.kube.testbed import TestBed
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
+KEPT = {"selector", "ports", "replicas", "template"}
+
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_operator_that_is_killed_between_any_two_writes_leaves_nothing_that_the_next_can_not_mend(
@@ -135,8 +137,6 @@ def make_old(kube: Kube, path: str) -> None:
             "annotations": {labels.APPLIED: "00000000"},
             "ownerReferences": child["metadata"]["ownerReferences"],
         },
-        "spec": {
-            key: child["spec"][key] for key in ("selector", "ports", "replicas", "template") if key in child["spec"]
-        },
+        "spec": {key: value for key, value in child["spec"].items() if key in KEPT},
     }
     kube.ok("PATCH", path, old, content_type=APPLY, fieldManager=labels.FIELD_MANAGER, force="true")
