@@ -94,7 +94,11 @@ class Proxy:
         # The credentials are those of whoever asks, so none of the proxy's own.
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as http:
             app = web.Application(client_max_size=64 * 1024 * 1024)
-            app.router.add_route("*", "/{tail:.*}", lambda request: self._pass(request, http))
+
+            async def answer(request: web.Request) -> web.StreamResponse:
+                return await self._pass(request, http)
+
+            app.router.add_route("*", "/{tail:.*}", answer)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
