@@ -48,6 +48,8 @@ PER_NAMESPACE = 25
 ENGINES = 8
 RESYNC_SECONDS = 60
 FOLLOWED = 5
+NEWS_SECONDS = 180
+"""A bound on hanging, not on speed."""
 TICKS = os.sysconf("SC_CLK_TCK")
 VERBS = ("get", "list", "watch", "create", "apply", "patch", "update", "delete")
 READS = ("get", "list", "watch")
@@ -272,7 +274,19 @@ def news(kube: Kube, bed: TestBed, kubelet: Kubelet, deployments: int, samples: 
             known = set(followers.usable)
             victim = dice.choice([pod["metadata"]["name"] for pod in kube.pods(namespace, selector)])
             kube.delete(f"/api/v1/namespaces/{namespace}/pods/{victim}", gracePeriodSeconds=0)
-            (fresh,) = until("a new engine", lambda seen=known: followers.usable.keys() - seen)  # type: ignore[misc]
+            (fresh,) = until(
+                f"a new engine in the place of {victim} of {name}, number {len(total)}",
+                lambda seen=known: followers.usable.keys() - seen,  # type: ignore[misc]
+                seconds=NEWS_SECONDS,
+                trouble=lambda at=(namespace, selector): [  # type: ignore[misc]
+                    (
+                        pod["metadata"]["name"],
+                        pod["metadata"]["labels"].get(labels.ROLE),
+                        pod["status"].get("conditions"),
+                    )
+                    for pod in kube.pods(*at)
+                ],
+            )
             told = kubelet.told[fresh]
             total.append(followers.usable[fresh] - told.containers_ready)
             last.append(followers.usable[fresh] - told.ready)
