@@ -42,7 +42,7 @@ BASELINES: Final = ("hpa", "keda", "threshold", "throughput", "decode-tps")
 
 STEADY: Final = (conversation(1), conversation(2), conversation(4), conversation(8), azure(8))
 VARYING: Final = (
-    shaped("inversion", 2, "prompts an eighth and outputs eight times as long in every other 10 minutes"),
+    shaped("inversion", 2, "prompts a quarter and outputs twelve times as long in every other 10 minutes"),
     shaped("ramp", 1, "rising to five times that within 10 minutes"),
     servegen_day(0.0125, 24),
 )

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from paceline.simulator.shapes import INVERSION_FACTOR, SHAPES, bursty, inverted, ramped
+from paceline.simulator.shapes import INVERSION_OUTPUTS, INVERSION_PROMPTS, SHAPES, bursty, inverted, ramped
 from paceline.traces.generate import ConversationShape, generate_conversations
 from paceline.traces.record import Trace
 
@@ -39,8 +39,8 @@ def test_an_inversion_trades_prompts_for_outputs_and_back(trace: Trace) -> None:
     first = [(old, new) for old, new in pairs if old.arrival_seconds < 600]
     second = [(old, new) for old, new in pairs if 600 <= old.arrival_seconds < 1200]
     assert all(old is new for old, new in first)
-    assert all(new.input_tokens == max(1, old.input_tokens // INVERSION_FACTOR) for old, new in second)
-    assert all(new.output_tokens == INVERSION_FACTOR * old.output_tokens for old, new in second)
+    assert all(new.input_tokens == max(1, old.input_tokens // INVERSION_PROMPTS) for old, new in second)
+    assert all(new.output_tokens == INVERSION_OUTPUTS * old.output_tokens for old, new in second)
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
