@@ -53,6 +53,9 @@ class Report:
     crashes: list[int]
     seconds: float
 
+    def __str__(self) -> str:
+        return f"{', '.join(self.steps)}; crashes after {self.crashes} writes; {self.seconds:.0f} s"
+
 
 class Seed:
     """One deployment and the operators that look after it."""
@@ -249,19 +252,18 @@ def main() -> int:
         stack.callback(kubelet.stop)
         seeds = range(flags.first, flags.first + flags.seeds)
         began, failed, crashes = time.monotonic(), 0, 0
-        with ThreadPoolExecutor(flags.at_once) as pool:
-            for seed, future in [(seed, pool.submit(run_seed, kube, account, folder, seed)) for seed in seeds]:
-                try:
-                    report = future.result()
-                except AssertionError as error:
-                    failed += 1
-                    print(f"seed {seed} FAILED\n{error}", flush=True)
-                else:
-                    crashes += len(report.crashes)
-                    print(
-                        f"seed {seed}: {report.steps} crashes after {report.crashes} writes, {report.seconds:.0f} s",
-                        flush=True,
-                    )
+        pool = ThreadPoolExecutor(flags.at_once)
+        # Whoever interrupts this does not want the seeds that are left.
+        stack.callback(lambda: pool.shutdown(cancel_futures=True))
+        for seed, future in [(seed, pool.submit(run_seed, kube, account, folder, seed)) for seed in seeds]:
+            try:
+                report = future.result()
+            except AssertionError as error:
+                failed += 1
+                print(f"seed {seed} FAILED\n{error}", flush=True)
+            else:
+                crashes += len(report.crashes)
+                print(f"seed {seed}: {report}", flush=True)
         print(
             f"{flags.seeds - failed} of {flags.seeds} seeds came right, {crashes} operators were killed, "
             f"{time.monotonic() - began:.0f} s"
