@@ -130,7 +130,7 @@ class Proxy:
             self._watches.add(me)
         try:
             async with http.request(
-                request.method, f"{self._access.server}{request.raw_path}", data=await request.read(),
+                request.method, f"{self._access.server}{request.raw_path}", data=await request.read() or None,
                 headers=headers, timeout=timeout,
             ) as answer:  # fmt: skip
                 response.set_status(answer.status)
