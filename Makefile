@@ -16,7 +16,7 @@ DEMO_SPEED ?= 6
 
 .PHONY: help
 help: ## Show what each target does
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP) ## Create .venv with everything but torch and vLLM
@@ -52,6 +52,10 @@ test: $(STAMP) ## Run the default test suite
 .PHONY: test-kube
 test-kube: $(STAMP) ## Run the suite against a real Kubernetes API server
 	$(BIN)/python -m pytest -m kube tests/kube
+
+.PHONY: e2e-kind
+e2e-kind: ## The whole of it in a kind cluster: build, install, serve, ask, tear down (needs docker, kind, kubectl)
+	bash manifests/kind/e2e
 
 .PHONY: test-vllm
 test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on CPU
