@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import kopf
@@ -87,6 +88,7 @@ class Operator:
         )
         self._reconciler = Reconciler(services, settings.images)
         self._leads = asyncio.Event()
+        self._resync_asked = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when a task ended that must not."""
@@ -122,6 +124,10 @@ class Operator:
     def gone(self, resource: Json) -> None:
         """A ModelDeployment was deleted."""
         self._state.remove_resource(key_of(resource))
+
+    def look_at_everything(self) -> None:
+        """Events may have been missed: list ModelDeployments now."""
+        self._resync_asked.set()
 
     def trouble(self) -> str | None:
         """Why this replica could not lead just now; None when it could."""
@@ -174,13 +180,18 @@ class Operator:
     async def _resync(self) -> None:
         """List ModelDeployments now and then: events may have been missed, and what fails silently shows."""
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.resync_seconds):
+                    await self._resync_asked.wait()
+            self._resync_asked.clear()
             try:
                 found, _ = await self._api.list(
                     MODEL_DEPLOYMENT.collection(self._settings.namespace), resource=MODEL_DEPLOYMENT.resource
                 )
             except ClusterError as error:
                 log.warning("can't list ModelDeployments: %s", error)
+                await asyncio.sleep(PAUSE_SECONDS)
+                self._resync_asked.set()
                 continue
             for resource in found:
                 self._state.put_resource(resource)

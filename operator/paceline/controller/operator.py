@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
@@ -14,6 +14,10 @@ from paceline.clock import WallClock
 from paceline.controller.login import log_in
 from paceline.controller.loops import Operator
 from paceline.controller.settings import OperatorSettings
+
+RESTART_SECONDS: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 async def run_operator(settings: OperatorSettings) -> None:
@@ -30,8 +34,29 @@ async def run_operator(settings: OperatorSettings) -> None:
     stop = asyncio.Event()
     try:
         await operator.start()
-        kopf_task = asyncio.create_task(
-            kopf.operator(
+        edges = asyncio.create_task(_follow_edges(operator, connect, settings, kopf_settings, stop))
+        await asyncio.wait({edges, operator.failed}, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        await edges
+        if operator.failed.done():
+            operator.failed.result()
+    finally:
+        await operator.stop()
+
+
+async def _follow_edges(
+    operator: Operator,
+    connect: Callable[[], kopf.ConnectionInfo],
+    settings: OperatorSettings,
+    kopf_settings: kopf.OperatorSettings,
+    stop: asyncio.Event,
+) -> None:
+    """Run kopf until a signal or ``stop``. It gives up on some answers of an API server that has just been restarted,
+    such as 404 for a custom resource; the rest of the operator goes on, and so must this.
+    """
+    while not stop.is_set():
+        try:
+            await kopf.operator(
                 registry=_registry(operator, connect),
                 settings=kopf_settings,
                 standalone=True,
@@ -39,14 +64,13 @@ async def run_operator(settings: OperatorSettings) -> None:
                 namespaces=[] if settings.namespace is None else [settings.namespace],
                 stop_flag=stop,
             )
-        )
-        await asyncio.wait({kopf_task, operator.failed}, return_when=asyncio.FIRST_COMPLETED)
-        stop.set()
-        await kopf_task
-        if operator.failed.done():
-            operator.failed.result()
-    finally:
-        await operator.stop()
+        except Exception as error:  # noqa: BLE001 - the root of kopf's tasks: what they fail on is not ours to name
+            log.warning("kopf gave up and starts again in %.0f s: %s", RESTART_SECONDS, error)
+            await asyncio.sleep(RESTART_SECONDS)
+            # What happened in between it will not tell.
+            operator.look_at_everything()
+        else:
+            return
 
 
 def _registry(operator: Operator, connect: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
