@@ -1,7 +1,9 @@
 """How long answers will be: E[output | prompt length], from recent completions.
 
 Decode is sized from arrivals and this, not from completions: after a shift of the mix completions still describe the
-old one. Completions fade with a half-life; buckets with few of them lean on the mean of all.
+old one. Completions fade with a half-life, and sooner where newer ones say enough: when answers change their length, a
+bucket is believed again as soon as some dozens of the new kind have ended. Buckets with few of them lean on the mean of
+all.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from typing import Final
 from paceline.policy.scaling.observation import CompletionInterval, OutputBucket
 
 HALF_LIFE_SECONDS: Final = 300.0
+HALF_LIFE_COMPLETIONS: Final = 25.0
+"""In one bucket. The mean of the hundred and more that count then is within a tenth, with lengths that vary as much as
+their mean.
+"""
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 """Assumed of answers before the first completion."""
 PRIOR_WEIGHT: Final = 10.0
@@ -60,7 +66,8 @@ def remember(
         share = _fading(until - interval.end)
         for cell in interval.cells:
             weight, tokens = sums.get(_bucket(cell.prompt), (0.0, 0.0))
-            sums[_bucket(cell.prompt)] = (weight + cell.count * share, tokens + cell.outputs * share)
+            kept = 0.5 ** (cell.count / HALF_LIFE_COMPLETIONS)
+            sums[_bucket(cell.prompt)] = (weight * kept + cell.count * share, tokens * kept + cell.outputs * share)
     return tuple(
         OutputBucket(bucket=bucket, weight=weight, tokens=tokens)
         for bucket, (weight, tokens) in sorted(sums.items())

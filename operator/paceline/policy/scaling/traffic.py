@@ -43,6 +43,12 @@ from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 
 BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
+GROWTH_SECONDS: Final = 60.0
+"""Decode engines are to suffice for what runs by then. Longer than until the next decision: a request is judged by the
+mean over its answer, so those that begin now need the engines of a while later.
+"""
+GROWTH_SEEN_SECONDS: Final = 30.0
+"""How long it must have grown like that."""
 TREND_CAP_SECONDS: Final = 2.0
 """A prompt's work counts up to this for the trend."""
 MAX_GROWTH: Final = 4.0
@@ -73,6 +79,14 @@ class Traffic:
     """The same for the moment when a start takes effect, at the peak until then."""
     outlook: Outlook
     objective: PrefillObjective
+    running: float
+    """Decode engines that what runs needs."""
+    to_run: int
+    """Decode engines for what will run in :data:`GROWTH_SECONDS`. No forecast of answers is believed that asks for far
+    more: after a change of the mix it is made of answers of the old kind.
+    """
+    believed: float
+    """Most decode engines that a forecast of answers is believed to need; infinite while nothing is known to run."""
     steady: bool
     """Whether neither role's load has changed within the window."""
 
@@ -118,6 +132,7 @@ def measure(
             far[role] = _at_rate(requests, trend, later, begin=begin, end=end, least=season if season > 1 else 0.0)
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     first, *_, last = [*settings.pools, *settings.pools]
+    running, to_run = _running(observation, settings, models)
     return Traffic(
         begin=begin,
         end=end,
@@ -137,6 +152,9 @@ def measure(
             from_season=forecast.enabled and season > 1 and season >= max(far for _, far in factors.values()),
         ),
         objective=prefill_objective(requests, settings, models),
+        running=running,
+        to_run=to_run,
+        believed=to_run + 1 if running else math.inf,
         steady=steady,
     )
 
@@ -213,21 +231,48 @@ def near_needs(
     )
     # At most as many again: whoever waits must not take everything from those who decode.
     backlog = math.ceil(min(waiting / BACKLOG_SECONDS, max(1.0, prefill.engines)))
-    limits = decode_limits(settings, models.decode)
     decode = decode_needs(
         traffic.near[Role.DECODE],
-        limits,
+        decode_limits(settings, models.decode),
         models.decode,
         edges=(begin, traffic.end),
         target=itl_target(settings),
     )[0]
-    busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
-    context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
-    running = math.ceil(running_need(sum(engine.running for engine in busy), context, limits, models.decode))
+    lasting = max(math.ceil(traffic.running), min(decode.engines, traffic.believed))
     return {
         Role.PREFILL: replace(prefill, at_once=prefill.engines + backlog),
-        Role.DECODE: replace(decode, at_once=max(decode.engines, running)),
+        Role.DECODE: replace(decode, engines=lasting, at_once=max(lasting, traffic.to_run)),
     }
+
+
+def _running(observation: Observation, settings: ScalingSettings, models: EngineModels) -> tuple[float, int]:
+    """Decode engines for what runs, and for what will run in :data:`GROWTH_SECONDS`."""
+    limits = decode_limits(settings, models.decode)
+    busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
+    context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
+    sequences = sum(engine.running for engine in busy)
+    more = 1 + _growth(observation) / sequences if sequences else 1.0
+    present = running_need(sequences, context, limits, models.decode)
+    soon = running_need(round(sequences * more), context * more, limits, models.decode)
+    return present, math.ceil(_uneven(soon, sequences))
+
+
+def _uneven(engines: float, sequences: int) -> float:
+    """Engines for sequences that are not shared evenly: one of them has √B more than the mean B, as by chance."""
+    return engines * (1 + math.sqrt(max(1.0, engines) / sequences)) if sequences else engines
+
+
+def _growth(observation: Observation) -> float:
+    """Requests by which those that run will have grown in :data:`GROWTH_SECONDS`, if it goes on as it does.
+
+    When answers become longer, those that ended tell it last: they are the short ones. That fewer end than arrive tells
+    it at once. Up to three standard deviations of what arrivals and endings do by chance it is taken for chance.
+    """
+    since = observation.arrivals[-1].end - GROWTH_SEEN_SECONDS
+    came = sum(_size(one) for one in observation.arrivals if one.start >= since)
+    ended = sum(cell.count for one in observation.completions if one.start >= since for cell in one.cells)
+    seen = max(0.0, came - ended - 3 * math.sqrt(came + ended))
+    return seen * GROWTH_SECONDS / GROWTH_SEEN_SECONDS
 
 
 def far_needs(
@@ -255,6 +300,8 @@ def far_needs(
         edges=edges,
         target=itl_target(settings),
     )
+    most = traffic.believed * max(1.0, traffic.outlook.decode_far) * margin
+    decode = [need if need.engines <= most else replace(need, engines=math.ceil(most)) for need in decode]
     last = decode[-1]
     if not settings.flexible or math.isinf(last.engines):
         prefill = prefill_need(
