@@ -345,7 +345,8 @@ def main() -> int:
         kubelet = Kubelet(bed.kubeconfig, folder)
         kubelet.start()
         stack.callback(kubelet.stop)
-        watcher = Watcher(kube)
+        # A client of its own: httpx may close an idle connection that another thread has just been given.
+        watcher = Watcher(stack.enter_context(connect(bed.kubeconfig)))
         watcher.start()
         stack.callback(watcher.stop)
         resync = ("--resync-seconds", str(RESYNC_SECONDS))

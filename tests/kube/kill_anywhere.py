@@ -255,7 +255,13 @@ def main() -> int:
         pool = ThreadPoolExecutor(flags.at_once)
         # Whoever interrupts this does not want the seeds that are left.
         stack.callback(lambda: pool.shutdown(cancel_futures=True))
-        for seed, future in [(seed, pool.submit(run_seed, kube, account, folder, seed)) for seed in seeds]:
+
+        def run(seed: int) -> Report:
+            # A client of its own: httpx may close an idle connection that another thread has just been given.
+            with connect(admin) as own:
+                return run_seed(own, account, folder, seed)
+
+        for seed, future in [(seed, pool.submit(run, seed)) for seed in seeds]:
             try:
                 report = future.result()
             except AssertionError as error:
