@@ -11,6 +11,7 @@ from typing import Final
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment
 from paceline.api.wire import Role
+from paceline.policy.lifecycle.abandoned import plan_abandoned
 from paceline.policy.lifecycle.actions import Action
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.lifecycle.removal import drain_steps, is_overdue, resize_steps
@@ -21,6 +22,8 @@ from paceline.policy.resources import EngineChildren, HardwarePool
 
 POLL_SECONDS: Final = 0.5
 """Time between two looks at a draining engine."""
+NO_TEMPLATE: Final = "none"
+"""What a pool that the spec does not name is to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def plan_engines(
     """
     views = _views(md, engines, counts, workloads, pods, idle)
     paces = _paces(views)
-    budget = _Budget(md.spec.scaling.gpu_budget, {child.pool.name: child.pool for child in engines}, views)
+    abandoned = _abandoned(md, engines, workloads, pods, idle)
+    budget = _Budget(md.spec.scaling.gpu_budget, {child.pool.name: child.pool for child in engines}, views, abandoned)
     limited: list[PoolView] = []
     actions: list[Action] = []
     for unlimited in views:
@@ -65,19 +69,33 @@ def plan_engines(
         actions += drain_steps(view, sizes, now)
         actions += serving_steps(view, sizes.leaving, loads or {})
         actions += resize_steps(view, sizes)
-    return Plan(tuple(limited), tuple(actions), _look_again(limited, now))
+    for view, sizes in zip(abandoned, plan_abandoned(abandoned, limited), strict=True):
+        actions += drain_steps(view, sizes, now)
+        actions += resize_steps(view, sizes)
+    seen = (*limited, *abandoned)
+    return Plan(seen, tuple(actions), _look_again(seen, now))
 
 
 class _Budget:
     """Accelerators of the budget, by pool. A pool may use what the others neither hold, nor are owed, nor were just
-    given.
+    given. While engines of abandoned pools hold some, nothing is owed to anybody: the pools start what goes, in turn.
     """
 
-    def __init__(self, accelerators: int | None, pools: Mapping[str, HardwarePool], views: Sequence[PoolView]) -> None:
+    def __init__(
+        self,
+        accelerators: int | None,
+        pools: Mapping[str, HardwarePool],
+        views: Sequence[PoolView],
+        abandoned: Sequence[PoolView],
+    ) -> None:
         self._accelerators = accelerators
         self._pools = pools
+        strangers = sum(group.usage for view in abandoned for group in view.groups)
+        # What an engine of an abandoned pool holds is not written on it: as much as the largest of the spec, say.
+        self._held = strangers * max((pool.accelerators for pool in pools.values()), default=0)
         self._claims = {
-            view.name: max(sum(group.usage for group in view.groups), sum(view.wanted.values())) for view in views
+            view.name: max(sum(group.usage for group in view.groups), 0 if strangers else sum(view.wanted.values()))
+            for view in views
         }
 
     def limit(self, pool: str) -> int:
@@ -86,7 +104,7 @@ class _Budget:
         if self._accelerators is None or own.accelerators == 0:
             return own.max_replicas
         others = sum(engines * self._pools[name].accelerators for name, engines in self._claims.items() if name != pool)
-        return max(0, self._accelerators - others) // own.accelerators
+        return max(0, self._accelerators - self._held - others) // own.accelerators
 
     def claim(self, view: PoolView, sizes: Sizes) -> None:
         """``view`` was planned: others must do without what it takes."""
@@ -123,6 +141,36 @@ def _views(
         )
         for child in engines
     )
+
+
+def _abandoned(
+    md: ModelDeployment,
+    engines: Sequence[EngineChildren],
+    workloads: Sequence[Workload],
+    pods: Sequence[Pod],
+    idle: frozenset[str],
+) -> tuple[PoolView, ...]:
+    """Pools that have engines or a workload but no place in the spec."""
+    heads = [pod for pod in pods if pod.component == labels.COMPONENT_ENGINE]
+    names = {pod.pool for pod in heads} | {workload.pool for workload in workloads}
+    found = []
+    for name in sorted(names - {child.pool.name for child in engines}):
+        owned = tuple(workload for workload in workloads if workload.pool == name)
+        found.append(
+            PoolView(
+                name=name,
+                template=NO_TEMPLATE,
+                wanted={},
+                limit=0,
+                fixed_role=None,
+                ordered=any(not workload.kind.endswith("/Deployment") for workload in owned),
+                start_deadline_seconds=md.spec.engine.start_deadline_seconds,
+                drain_seconds=md.spec.engine.drain_seconds,
+                groups=group_by_template(NO_TEMPLATE, owned, tuple(pod for pod in heads if pod.pool == name)),
+                idle=idle,
+            )
+        )
+    return tuple(found)
 
 
 def _paces(views: Sequence[PoolView]) -> dict[str, int]:

@@ -54,7 +54,7 @@ def resize_steps(view: PoolView, sizes: Sizes) -> Iterator[Action]:
     for group in view.groups:
         workload, target = group.workload, targets[group.template]
         if workload is None:
-            if group is view.current:
+            if group is view.current and view.wanted:
                 yield CreateWorkload(view.name, sizes.keep[group.template])
         elif target > workload.replicas and not workload.deleting:
             yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, target)
