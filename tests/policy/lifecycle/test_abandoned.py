@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.policy.lifecycle.world import World, small
+from paceline.policy.lifecycle.observed import Workload
+from tests.policy.lifecycle.world import KIND, World, small
 
 SHARED = ("a", "a")
 APART = ("a", "b")
@@ -27,3 +28,11 @@ def test_they_serve_until_others_do_and_then_nothing_is_left_of_them(
     assert not old & set(world.pods)
     assert {workload.pool for workload in world.workloads.values()} == {engine.pool.name for engine in world.engines}
     assert world.harm == []
+
+
+def test_a_workload_of_no_pool_is_none_of_engines_and_left_alone() -> None:
+    world = World(small())
+    world.run()
+    router = Workload(KIND, "small-router", "u", "1", "", "", 2, deleting=False, late=False, trouble=None)
+    world.workloads["small-router"] = router
+    assert world.plan().actions == ()

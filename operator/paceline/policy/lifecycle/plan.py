@@ -152,7 +152,8 @@ def _abandoned(
 ) -> tuple[PoolView, ...]:
     """Pools that have engines or a workload but no place in the spec."""
     heads = [pod for pod in pods if pod.component == labels.COMPONENT_ENGINE]
-    names = {pod.pool for pod in heads} | {workload.pool for workload in workloads}
+    # Routers are workloads too, but of no pool.
+    names = {name for name in (*(pod.pool for pod in heads), *(workload.pool for workload in workloads)) if name}
     found = []
     for name in sorted(names - {child.pool.name for child in engines}):
         owned = tuple(workload for workload in workloads if workload.pool == name)
