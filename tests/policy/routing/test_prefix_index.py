@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Sequence
 
@@ -73,7 +74,7 @@ def stored(
 
 
 def own_name(prefix: Sequence[int], engine: str) -> bytes:
-    return engine.encode() + bytes(prefix).rjust(24, b"\xff")
+    return hashlib.sha256(engine.encode() + b"/" + bytes(prefix)).digest()
 
 
 class AgainstTheObvious(RuleBasedStateMachine):
