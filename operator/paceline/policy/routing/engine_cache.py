@@ -86,22 +86,21 @@ class EngineCache:
         ``SLICE_BLOCKS`` or so and at the end.
         """
         done = 0
-        for event in events:
+        for event, hashes in _merged(events):
             if isinstance(event, AllBlocksCleared):
                 yield from self._clear()
                 continue
-            tier = self._tier(event)
-            count = len(event.block_hashes)
+            tier = self._tier(event, len(hashes))
             if tier is None:
                 continue
-            for start in range(0, count, SLICE_BLOCKS):
-                stop = min(start + SLICE_BLOCKS, count)
+            for start in range(0, len(hashes), SLICE_BLOCKS):
+                stop = min(start + SLICE_BLOCKS, len(hashes))
                 if isinstance(event, BlockRemoved):
-                    self._remove(event.block_hashes[start:stop], tier)
+                    self._remove(hashes[start:stop], tier)
                 elif event.token_ids:
                     self._store(event, tier, start, stop)
                 else:
-                    self._move(event.block_hashes[start:stop], tier)
+                    self._move(hashes[start:stop], tier)
                 done += stop - start
                 if done >= SLICE_BLOCKS:
                     yield done
@@ -125,23 +124,23 @@ class EngineCache:
         while len(self):
             yield self.give_up(SLICE_BLOCKS)
 
-    def _tier(self, event: BlockStored | BlockRemoved) -> Tier | None:
-        """Where the event happened; None when it is none of our business."""
+    def _tier(self, event: BlockStored | BlockRemoved, count: int) -> Tier | None:
+        """Where the event happened to ``count`` blocks; None when it is none of our business."""
         if isinstance(event, BlockStored) and event.kv_cache_spec_kind not in (None, *FULL_ATTENTION):
-            self.oddities[Oddity.GROUP] += len(event.block_hashes)
+            self.oddities[Oddity.GROUP] += count
             return None
         if event.group_idx is not None:
             # Hybrid models name a block once for each group of layers; the first group's word is enough.
             if self._group is None and isinstance(event, BlockStored):
                 self._group = event.group_idx
             if event.group_idx != self._group:
-                self.oddities[Oddity.GROUP] += len(event.block_hashes)
+                self.oddities[Oddity.GROUP] += count
                 return None
         if event.locality == _REMOTE:
             return Tier.SHARED
         tier = _TIERS.get(event.medium.lower() if event.medium else None)
         if tier is None:
-            self.oddities[Oddity.MEDIUM] += len(event.block_hashes)
+            self.oddities[Oddity.MEDIUM] += count
         return tier
 
     def _store(self, event: BlockStored, tier: Tier, start: int, stop: int) -> None:
@@ -163,7 +162,7 @@ class EngineCache:
             self.oddities[Oddity.LENGTHS] += count
             return
         index, names = self._index, self._names
-        keys = [_key(name) for name in event.block_hashes[start:stop]]
+        keys = _keys(event.block_hashes[start:stop])
         if index.entries + count > index.max_entries:
             room = index.make_room(self, count)
             self.oddities[Oddity.NO_ROOM] += count - room
@@ -207,26 +206,62 @@ class EngineCache:
 
     def _move(self, hashes: Sequence[BlockHash], tier: Tier) -> None:
         """Blocks that were described before are in ``tier`` too."""
-        known = [block for name in hashes if (block := self._names.get(_key(name))) is not None]
+        known = [block for key in _keys(hashes) if (block := self._names.get(key)) is not None]
         self.oddities[Oddity.UNKNOWN] += len(hashes) - len(known)
         self._index.hold(tier, self.bit, known)
 
     def _remove(self, hashes: Sequence[BlockHash], tier: Tier) -> None:
         names = self._names
-        keys = [key for name in hashes if (key := _key(name)) in names]
+        keys = [key for key in _keys(hashes) if key in names]
         if len(keys) < len(hashes):
             self.oddities[Oddity.UNKNOWN] += len(hashes) - len(keys)
         self._index.release(tier, self.bit, [names[key] for key in keys])
         self._unheld += keys
 
     def _forget_unheld(self) -> None:
-        index, names, bit = self._index, self._names, self.bit
+        if not self._unheld:
+            return
+        names, before = self._names, len(self._names)
+        holds = self._index.told_by(self.bit)
         for key in self._unheld:
             block = names.get(key)
-            if block is not None and not index.holds(bit, block):
+            if block is not None and not holds(block):
                 del names[key]
-                index.entries -= 1
+        self._index.entries -= before - len(names)
         self._unheld.clear()
+
+
+def _merged(events: Sequence[Event]) -> Iterator[tuple[Event, Sequence[BlockHash]]]:
+    """Events with the names of their blocks; removals that follow one another in one medium are one. vLLM removes
+    block by block.
+    """
+    first: BlockRemoved | None = None
+    hashes: list[BlockHash] = []
+    for event in events:
+        if type(event) is BlockRemoved:
+            if (
+                first is not None
+                and event.medium == first.medium
+                and event.group_idx == first.group_idx
+                and event.locality == first.locality
+            ):
+                hashes += event.block_hashes
+                continue
+            if first is not None:
+                yield first, hashes
+            first, hashes = event, list(event.block_hashes)
+            continue
+        if first is not None:
+            yield first, hashes
+            first = None
+        yield event, event.block_hashes if isinstance(event, BlockStored) else ()
+    if first is not None:
+        yield first, hashes
+
+
+def _keys(names: Sequence[BlockHash]) -> list[int]:
+    """Engine's names of blocks in 60 bits."""
+    return [name & NAME_MASK if type(name) is int else _key(name) for name in names]
 
 
 def _key(name: BlockHash) -> int:

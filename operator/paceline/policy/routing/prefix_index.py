@@ -148,9 +148,13 @@ class PrefixIndex:
             else:
                 table[block] = intern(mask ^ bit)
 
-    def holds(self, bit: int, block: int) -> bool:
-        """Whether the cache of ``bit`` has ``block`` in any tier by its own word."""
-        return any(self._tables[tier].get(block, 0) & bit for tier in Tier if tier is not Tier.SENT)
+    def told_by(self, bit: int) -> Callable[[int], bool]:
+        """Tells of a block whether the cache of ``bit`` has it in any tier by its own word."""
+        gets = [self._tables[tier].get for tier in Tier if tier is not Tier.SENT and self._tables[tier]]
+        if len(gets) == 1:
+            get = gets[0]
+            return lambda block: bool(get(block, 0) & bit)
+        return lambda block: any(get(block, 0) & bit for get in gets)
 
     def held_in(self, tier: Tier, bit: int) -> Callable[[int], bool]:
         """Tells of a block whether the cache of ``bit`` has it in ``tier``."""
