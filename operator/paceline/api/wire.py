@@ -199,6 +199,8 @@ class Admission(_Wire, frozen=True, kw_only=True):
 
     max_queued_requests: NonNegative = 10_000
     max_queue_seconds: Positive = 60
+    max_wake_seconds: Positive | None = None
+    """Longest wait of a request that finds no engine because the deployment sleeps. None: it never sleeps."""
     max_body_bytes: Positive = 32 * 1024 * 1024
     max_running_per_engine: Positive = 256
 

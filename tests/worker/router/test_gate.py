@@ -96,3 +96,29 @@ async def test_the_one_past_the_end_of_the_queue_is_told_when_to_come_again() ->
     waits.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waits
+
+
+async def test_a_request_that_wakes_a_sleeping_deployment_is_held_past_the_queue_deadline() -> None:
+    bench = Bench(max_queue_seconds=1, max_wake_seconds=3600)
+    held = await bench.waiting()
+    async with asyncio.timeout(30):
+        await asyncio.sleep(1.2)
+        assert not held.done()
+        bench.engines("a")
+        (await held).release()
+
+
+async def test_without_leave_to_sleep_a_request_waits_no_longer_than_the_queue_deadline() -> None:
+    with pytest.raises(ApiError, match="No engine for 1 s"):
+        await Bench(max_queue_seconds=1).gate.place(Ask(VIEW))
+
+
+async def test_an_empty_queue_has_no_prefill_work() -> None:
+    bench = Bench()
+    bench.engines("a")
+    first = await bench.gate.place(Ask(VIEW))
+    second = await bench.waiting()
+    assert bench.gate.queued_seconds == 0.0, "it waits for room to decode, not for prefill"
+    first.release()
+    (await second).release()
+    assert bench.gate.queued_seconds == 0.0

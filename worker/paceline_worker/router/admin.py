@@ -21,11 +21,15 @@ SHOWN_NAME: Final = 200
 class Admin:
     """Serves operators and probes; the path of requests does not touch it."""
 
-    def __init__(self, fleet: Fleet, knowledge: Knowledge, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, fleet: Fleet, knowledge: Knowledge, metrics: Metrics, is_draining: Callable[[], bool], *, holds: bool
+    ) -> None:
         self._fleet = fleet
         self._knowledge = knowledge
         self._metrics = metrics
         self._is_draining = is_draining
+        self._holds = holds
+        """Whether requests are held while there is no engine: then a router without one serves all the same."""
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -59,6 +63,8 @@ class Admin:
         usable = sum(engine.usable for engine in self._fleet)
         if self._is_draining():
             state, reason = "draining", "shutting down"
+        elif usable == 0 and self._holds and self._fleet.asleep:
+            state, reason = "ready", "there is no engine yet; requests are held until one has started"
         elif usable == 0:
             state, reason = "waiting", f"none of {len(self._fleet)} engines is usable"
         else:

@@ -24,6 +24,7 @@ from paceline_worker.router.flow import Flow
 from paceline_worker.router.gate import Gate
 from paceline_worker.router.matcher import Matcher
 from paceline_worker.router.metrics import Metrics, Sample
+from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.pod_api import PodApi, require_account
 from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.routes import Routes
@@ -58,18 +59,24 @@ class Router:
         self.metrics = Metrics(self._gauges, self.knowledge.counts)
         self._tokeniser = open_tokeniser(config.tokenizer, clock, max_model_len=config.max_model_len)
         self.metrics.registry.register(self._tokeniser.metrics)
+        outcomes = Outcomes(config.objective)
+        self.metrics.registry.register(outcomes)
         self._counted: list[int] = [0] * len(self.metrics.uncached_tokens.counts)
         self._lately: list[float] = [0.0] * len(self._counted)
         """Uncached tokens of the last minutes' requests, in the buckets of the histogram."""
         self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
         matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
-        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, settings.model, clock)
-        self._routes = Routes(config, self.fleet, flow, self.metrics, clock)
+        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, settings.model, clock)
+        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, clock)
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
         self._admin = Admin(
-            self.fleet, self.knowledge, self.metrics, lambda: self._server is None or self._server.closing
+            self.fleet,
+            self.knowledge,
+            self.metrics,
+            lambda: self._server is None or self._server.closing,
+            holds=config.admission.max_wake_seconds is not None,
         )
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -163,6 +170,7 @@ class Router:
     def _gauges(self) -> Iterable[Sample]:
         yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
         yield "queued_requests", "Requests that wait for an engine with room.", {}, self.gate.waiting
+        yield "queued_prefill_seconds", "Prefill work of requests that wait for it.", {}, self.gate.queued_seconds
         yield "fleet_version", "Version of the fleet in force.", {}, self.fleet.version
         yield "fleet_stale_seconds", "Since the source of the fleet was last heard of.", {}, self._source.stale_seconds
         yield "upstream_connections", "Open connections to engines.", {}, self.pool.connections
@@ -178,11 +186,19 @@ class Router:
             yield "client_connections", "Open connections of clients.", {}, self._server.connections
         states: Counter[tuple[str, str]] = Counter()
         for engine in self.fleet:
-            yield "engine_in_flight", "Requests of this router at an engine.", {"engine": engine.name}, engine.running
+            yield from self._engine_gauges(engine)
             state = "unhealthy" if not engine.health.usable else str(engine.endpoint.state)
             states[str(engine.endpoint.role), state] += 1
         for (role, state), count in states.items():
             yield "fleet_engines", "Engines by role and state.", {"role": role, "state": state}, count
+
+    def _engine_gauges(self, engine: Engine) -> Iterable[Sample]:
+        labels = {"engine": engine.name}
+        yield "engine_in_flight", "Requests of this router at an engine.", labels, engine.running
+        yield "engine_prefilling", "Remote prefills of this router at an engine.", labels, engine.prefilling
+        yield "engine_kv_usage", "Share of KV blocks in use, as the engine said last.", labels, engine.reported.kv_usage
+        cached = self.knowledge.told(engine) * self._settings.config.block_size
+        yield "engine_cached_tokens", "Tokens that the engine's cache is known to hold.", labels, cached
 
 
 def _fleet_source(settings: Settings, fleet: Fleet, metrics: Metrics) -> FleetSource:

@@ -158,6 +158,11 @@ class Fleet:
         return len(self._engines)
 
     @property
+    def asleep(self) -> bool:
+        """Whether no engine is there, or all still start."""
+        return all(engine.endpoint.state is wire.EngineState.STARTING for engine in self)
+
+    @property
     def engines(self) -> Mapping[str, Engine]:
         """By name."""
         return self._engines

@@ -27,6 +27,7 @@ from paceline_worker.router.gate import Gate, Place
 from paceline_worker.router.hints import Explain, Hints
 from paceline_worker.router.matcher import Matcher, Prepared
 from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Call
 from paceline_worker.router.stream import StreamRelay
 
@@ -100,10 +101,12 @@ class Flow:
         matcher: Matcher,
         pool: Pool,
         metrics: Metrics,
+        outcomes: Outcomes,
         model: EngineModel,
         clock: Clock,
     ) -> None:
         self._fleet = fleet
+        self._outcomes = outcomes
         self._gate = gate
         self._matcher = matcher
         self._model = model
@@ -177,8 +180,11 @@ class Flow:
         if prepared.decision is not None:
             headers.append((PLACEMENT, self._explanation(prepared, MOST_IN_HEADER)))
         if status == 200 and incoming.call.stream:
+            in_time = False
 
             def begun() -> None:
+                nonlocal in_time
+                in_time = self._outcomes.begun(self._clock.monotonic() - incoming.arrived, prepared.base.ttft_seconds)
                 place.prompt_done()
                 self._matcher.answering(prepared, engine, place.prefill)
 
@@ -187,6 +193,8 @@ class Flow:
                 await relay.run()
             finally:
                 self._observe(relay, incoming.arrived)
+            self._outcomes.ended(ttft_met=in_time, itl=relay.mean_gap())
+            self._outcomes.answered(prepared.base.prompt_tokens, relay.tokens)
             engine.health.request_succeeded()
             return
         body = await exchange.read(MAX_ANSWER_BYTES)
@@ -201,6 +209,7 @@ class Flow:
             raise _Failed(engine, error, reason="garbage")
         engine.health.request_succeeded()
         if status == 200:
+            self._outcomes.answered_whole(prepared.base.prompt_tokens, body)
             self._matcher.answering(prepared, engine, place.prefill)
         response.send(status, body, headers)
 

@@ -71,7 +71,7 @@ class Place:
 
 
 class _Waiter:
-    __slots__ = ("arrived", "asking", "future", "line", "ticket")
+    __slots__ = ("arrived", "asking", "future", "line", "seconds", "ticket")
 
     def __init__(self, asking: Asking, future: asyncio.Future[Place], arrived: float) -> None:
         self.asking = asking
@@ -79,6 +79,8 @@ class _Waiter:
         self.arrived = arrived
         self.line: WaitingLine[_Waiter] | None = None
         self.ticket: Ticket[_Waiter] | None = None
+        self.seconds = 0.0
+        """Prefill work that is counted as queued."""
 
 
 class Gate:
@@ -105,6 +107,7 @@ class Gate:
         self._prefill_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
         self._prefill_first = False
         """Which line goes first; takes turns, so that neither starves the other."""
+        self._queued_seconds = 0.0
         self._waking = False
         self._released = 0
         self._released_per_second = 0.0
@@ -113,6 +116,11 @@ class Gate:
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._decode_line) + len(self._prefill_line)
+
+    @property
+    def queued_seconds(self) -> float:
+        """Prefill work of the requests that wait for a prefill engine."""
+        return self._queued_seconds
 
     @property
     def settings(self) -> PlacementSettings:
@@ -188,6 +196,7 @@ class Gate:
             waiter = line.pop(self._loop.time())
             if waiter is None:
                 return
+            self._count_queued(waiter, 0.0)
             placed, other = self._try(waiter.asking, line)
             if placed is None:
                 self._push(waiter, other)
@@ -210,26 +219,37 @@ class Gate:
             service_seconds=ALWAYS_IN_TIME if self._by_arrival else service,
             priority=view.priority,
         )
+        self._count_queued(waiter, service if line is self._prefill_line else 0.0)
+
+    def _count_queued(self, waiter: _Waiter, seconds: float) -> None:
+        # Sums of floats drift: an empty queue is none.
+        self._queued_seconds = max(0.0, self._queued_seconds + seconds - waiter.seconds) if self._prefill_line else 0.0
+        waiter.seconds = seconds
 
     async def _wait(self, asking: Asking, line: WaitingLine[_Waiter]) -> Place:
         waiter = _Waiter(asking, self._loop.create_future(), self._loop.time())
         self._push(waiter, line)
         future, place = waiter.future, None
+        # Nobody is late here while no engine is there: the first requests wait for one to start.
+        patience = self._limits.max_queue_seconds
+        if self._limits.max_wake_seconds is not None and self._fleet.asleep:
+            patience = max(patience, self._limits.max_wake_seconds)
         try:
-            async with asyncio.timeout(self._limits.max_queue_seconds):
+            async with asyncio.timeout(patience):
                 place = await future
         except TimeoutError:
             usable = sum(engine.usable for engine in self._fleet)
             why = "no engine is usable" if usable == 0 else f"all {usable} usable engines are busy"
             raise ApiError(
                 503,
-                f"No engine for {self._limits.max_queue_seconds} s: {why}.",
+                f"No engine for {patience} s: {why}.",
                 reason="queue-timeout" if usable else "no-engine",
                 retry_after=self._retry_after(),
             ) from None
         finally:
             if waiter.line is not None and waiter.ticket is not None:
                 waiter.line.withdraw(waiter.ticket)
+            self._count_queued(waiter, 0.0)
             if place is None and future.done() and not future.cancelled():
                 future.result().release()  # placed in the same moment in which the client went away
         return place

@@ -19,6 +19,7 @@ from paceline_worker.router.flow import BrokenStream, Flow, Incoming
 from paceline_worker.router.hints import PREFIX as HINT_PREFIX
 from paceline_worker.router.hints import read_hints
 from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Kind, Rules, parse
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,15 @@ SHOWN_PATH: Final = 200
 class Routes:
     """The handler of the API server."""
 
-    def __init__(self, config: wire.RouterConfig, fleet: Fleet, flow: Flow, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: wire.RouterConfig,
+        fleet: Fleet,
+        flow: Flow,
+        metrics: Metrics,
+        outcomes: Outcomes,
+        clock: Clock,
+    ) -> None:
         adapters = frozenset(config.lora_names)
         self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len)
         self._classes = {entry.name: entry for entry in config.classes}
@@ -47,6 +56,7 @@ class Routes:
         self._fleet = fleet
         self._flow = flow
         self._metrics = metrics
+        self._outcomes = outcomes
         self._clock = clock
         self.running = 0
         """Generation requests in the router, queued ones among them."""
@@ -75,6 +85,7 @@ class Routes:
             outcome = _outcome(error)
             if error.reason:
                 self._metrics.rejections.add(error.reason)
+                self._outcomes.refused()
             raise
         except BrokenStream as broken:
             outcome = "broken"

@@ -59,6 +59,11 @@ class StreamRelay:
         self._events += piece.count(_EVENT)
         self._last_at = now
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer, taking each event for one."""
+        return max(0, self._events - _NOT_TOKENS)
+
     def mean_gap(self) -> float | None:
         """Seconds between tokens, taking each event for one; None when there were fewer than two."""
         gaps = self._events - _NOT_TOKENS - 1

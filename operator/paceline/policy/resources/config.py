@@ -9,6 +9,7 @@ from typing import Final
 from paceline.api import wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, TenancyMode, Toggle
 from paceline.api.v1alpha1.routing import Placement
+from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
 from paceline.errors import FieldProblem, SpecError
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
@@ -90,6 +91,7 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
         admission=wire.Admission(
             max_queued_requests=admission.max_queued_requests,
             max_queue_seconds=admission.max_queue_seconds,
+            max_wake_seconds=spec.engine.start_deadline_seconds if _sleeps(md) else None,
             max_body_bytes=admission.max_body_bytes,
             max_running_per_engine=admission.max_running_per_engine,
         ),
@@ -99,6 +101,12 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
             idle_milliseconds=timeouts.idle_milliseconds,
         ),
     )
+
+
+def _sleeps(md: ModelDeployment) -> bool:
+    """Whether it may have no engine at all. Whoever wakes it waits for one to start."""
+    scaling = md.spec.scaling
+    return scaling.mode is ScalingMode.AUTO and scaling.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE
 
 
 def revision(md: ModelDeployment, images: Images) -> str:
