@@ -111,7 +111,7 @@ class Cluster:
         self.rng = random.Random(seed)
         replicas = 4 if router == "approximate x 4" else 1
         self.indexes = [PrefixIndex(max_entries=100_000_000) for _ in range(replicas)]
-        self.spreader = Spreader()
+        self.spreader = Spreader(str)
         capacity = PROFILE.kv_capacity_tokens // block_size
         self.engines: list[Engine] = []
         for number in range(engines):
@@ -180,8 +180,8 @@ class Cluster:
     def match(self, request: SimRequest) -> dict[str, int]:
         blocks = request.blocks[: (request.prompt - 1) // self.size]
         index = self.indexes[request.number % len(self.indexes)]
-        found = self.spreader.spread(index.match(blocks), WEIGHTS)
-        return {str(number): held * self.size for number, (held, _) in found.items()}
+        found = self.spreader.spread(index.match(blocks), WEIGHTS, self.size)
+        return {name: held.tokens for name, held in found.items()}
 
     def holder(self, engine: Engine, request: SimRequest) -> Holder:
         """Of the replica that the request came to."""

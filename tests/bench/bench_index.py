@@ -42,7 +42,7 @@ OTHER_BLOCKS = 1_500
 ROUNDS = 200
 """Decisions of each kind, spread over the different prompts."""
 PROMPT_VARIETY = 20
-spread = Spreader().spread
+spread = Spreader(str).spread
 WEIGHTS = [1.0] * len(Tier)
 PROFILE = get_profile("qwen3-32b-h200-tp2")
 SETTINGS = Settings(disaggregated=True, local_prefill_tokens=256, max_running_per_engine=256)
@@ -101,6 +101,12 @@ def store(cache: EngineCache, content: array[int]) -> None:
         pass
 
 
+def look_up(fleet: FilledFleet, prompt: Prompt) -> dict[str, int]:
+    """Tokens that each engine holds, as the router finds them."""
+    found = spread(fleet.index.match(prompt.names(BLOCK)), WEIGHTS, BLOCK)
+    return {name: held.worth for name, held in found.items()}
+
+
 def timed(work: Callable[[], object]) -> float:
     """CPU microseconds."""
     start = time.thread_time()
@@ -129,20 +135,15 @@ def decisions(fleet: FilledFleet, length: int) -> dict[str, dict[str, float]]:
             times["names, new"].append(timed(lambda new=new: new.names(BLOCK)))  # type: ignore[misc]
 
             def decide(prompt: Prompt) -> None:
-                found = spread(fleet.index.match(prompt.names(BLOCK)), WEIGHTS)
-                match = {str(number): int(worth * BLOCK) for number, (_, worth) in found.items()}
-                request = RequestView(prompt_tokens=length, match=match)
+                request = RequestView(prompt_tokens=length, match=look_up(fleet, prompt))
                 choose(request, fleet.views, SETTINGS, PROFILE, 0.5)
 
             again = Prompt(content.tobytes(), exact=True, tokens=length, model="bench", memory=memory)
             again.names(BLOCK)
             seen = Prompt(content.tobytes(), exact=True, tokens=length, model="bench", memory=memory)
             times["names, seen"].append(timed(lambda seen=seen: seen.names(BLOCK)))  # type: ignore[misc]
-            times["lookup"].append(timed(lambda seen=seen: spread(fleet.index.match(seen.names(BLOCK)), WEIGHTS)))  # type: ignore[misc]
-            found = spread(fleet.index.match(seen.names(BLOCK)), WEIGHTS)
-            view = RequestView(
-                prompt_tokens=length, match={str(number): int(worth * BLOCK) for number, (_, worth) in found.items()}
-            )
+            times["lookup"].append(timed(lambda seen=seen: look_up(fleet, seen)))  # type: ignore[misc]
+            view = RequestView(prompt_tokens=length, match=look_up(fleet, seen))
             times["placement"].append(
                 timed(lambda view=view: choose(view, fleet.views, SETTINGS, PROFILE, 0.5))  # type: ignore[misc]
             )

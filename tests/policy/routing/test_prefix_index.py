@@ -14,12 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paceline.policy.routing.block_hashes import ChainMemory, chain, root
 from paceline.policy.routing.engine_cache import EngineCache, Oddity
 from paceline.policy.routing.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, Event
-from paceline.policy.routing.prefix_index import PrefixIndex, Spreader, Tier, gallop, walk
+from paceline.policy.routing.prefix_index import Held, PrefixIndex, Spreader, Tier, gallop, walk
 
 SIZE = 2
 """Tokens a block."""
 EVEN = [1.0] * len(Tier)
-spread = Spreader().spread
+spread = Spreader(lambda number: number).spread
 TOKENS = st.lists(st.integers(0, 2), min_size=SIZE, max_size=6 * SIZE)
 MEDIA = {"GPU": Tier.GPU, "CPU": Tier.HOST, "STORAGE": Tier.DISK}
 
@@ -54,8 +54,8 @@ class Rig:
 
     def blocks(self, tokens: Sequence[int], **salts: str) -> dict[int, int]:
         """Blocks of a prompt that each cache holds."""
-        found = spread(self.index.match(names_of(tokens, **salts)), EVEN)
-        return {number: blocks for number, (blocks, _) in found.items()}
+        found = spread(self.index.match(names_of(tokens, **salts)), EVEN, 1)
+        return {number: held.tokens for number, held in found.items()}
 
 
 def stored(
@@ -142,7 +142,7 @@ class AgainstTheObvious(RuleBasedStateMachine):
     def every_prompt_matches_what_the_model_says(self, tokens: list[int]) -> None:
         found = self.index.match(names_of(tokens))
         for level, (tier, _) in enumerate(found):
-            told = {number: blocks for number, (blocks, _) in spread(found[: level + 1], EVEN).items()}
+            told = {number: held.tokens for number, held in spread(found[: level + 1], EVEN, 1).items()}
             expected = {}
             for number, tiers in self.held.items():
                 reachable = set().union(*(tiers[one] for one in Tier if one <= tier))
@@ -223,7 +223,7 @@ def test_tiers_count_by_their_worth() -> None:
     rig.apply(0, stored([1, 2, 3, 4, 5, 6]))
     rig.apply(0, BlockRemoved([own_name([1, 2, 3, 4, 5, 6], "")], "GPU"), stored([1, 2, 3, 4, 5, 6], 2, medium="CPU"))
     weights = [1.0, 1.0, 0.5, 0.25, 0.25]
-    assert spread(rig.index.match(names_of([1, 2, 3, 4, 5, 6])), weights) == {0: (3, 2.5)}
+    assert spread(rig.index.match(names_of([1, 2, 3, 4, 5, 6])), weights, SIZE) == {0: Held(6, 5)}
 
 
 def test_a_shared_tier_is_in_reach_of_every_engine() -> None:

@@ -16,9 +16,10 @@ from paceline.api import wire
 from paceline.clock import VirtualClock
 from paceline.policy.routing.engine_cache import Oddity
 from paceline.policy.routing.kv_events import AllBlocksCleared, BlockRemoved
+from paceline.policy.routing.prefix_index import Held
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.prefixes import subscription as subscription_module
-from paceline_worker.router.prefixes.knowledge import Knowledge, Known, Mode, Settings, tier_weights
+from paceline_worker.router.prefixes.knowledge import Knowledge, Mode, Settings, tier_weights
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.prefixes.subscription import Noted
 from tests.contract.emulated import free_ports
@@ -319,7 +320,7 @@ async def test_with_events_what_was_sent_bridges_the_time_until_they_come() -> N
         await publisher.publish(stored(TOKENS[:4]))
         await until(lambda: rig.known() == {"a": 4})
         engine = rig.engines[0]
-        rig.knowledge.sent(rig.prompt(), engine, Known(4, 4), seconds=3)
+        rig.knowledge.sent(rig.prompt(), engine, Held(4, 4), seconds=3)
         assert rig.knowledge.mode(engine) is Mode.EVENTS
         assert rig.known() == {"a": 12}
         assert rig.knowledge.index.entries == 3, "only what no event told of"
@@ -357,7 +358,7 @@ async def test_tiers_and_oddities_show() -> None:
             BlockRemoved(event.block_hashes[1:], "GPU"),
             msgspec.structs.replace(event, block_hashes=event.block_hashes[1:], token_ids=[], medium="CPU"),
         )
-        await until(lambda: rig.knowledge.match(rig.prompt()).get("a") == Known(12, 8))
+        await until(lambda: rig.knowledge.match(rig.prompt()).get("a") == Held(12, 8))
         odd = {
             labels["reason"]: value for name, _, labels, value in rig.knowledge.counts() if "skipped" in name
         }  # fmt: skip

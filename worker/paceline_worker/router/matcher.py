@@ -17,19 +17,20 @@ from paceline.policy.routing.cost import RequestView, Settings
 from paceline.policy.routing.explanation import Explanation, explain
 from paceline.policy.routing.fleet import EngineModel, EngineView
 from paceline.policy.routing.placement import Placement
+from paceline.policy.routing.prefix_index import Held
 from paceline.policy.routing.sessions import Sessions
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.hints import MAX_PRIORITY, Explain, Hints
 from paceline_worker.router.parse import Call, Kind
-from paceline_worker.router.prefixes.knowledge import Knowledge, Known
+from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.tokens.errors import PromptTooLong
 from paceline_worker.router.tokens.tokeniser import Tokeniser
 
 Decision: TypeAlias = "tuple[RequestView, Sequence[EngineView], Placement | None]"
 
-_EMPTY: Final[dict[str, Known]] = {}
+_EMPTY: Final[dict[str, Held]] = {}
 
 
 class Prepared:
@@ -44,7 +45,7 @@ class Prepared:
         self.prompt = prompt
         """None for what has no single prompt."""
         self.hints = hints
-        self.known: Mapping[str, Known] = _EMPTY
+        self.known: Mapping[str, Held] = _EMPTY
         """What engines held of the prompt at the last look."""
         self.decision: Decision | None = None
         """Kept for whoever asked for an explanation."""
@@ -73,7 +74,7 @@ class Prepared:
         self.known = self._knowledge.match(self.prompt)
         if not self.known:
             return self._base
-        match = {name: known.worth for name, known in self.known.items()}
+        match = {name: held.worth for name, held in self.known.items()}
         return msgspec.structs.replace(self._base, match=match)
 
     def decided(self, view: RequestView, engines: Sequence[EngineView], placement: Placement | None) -> None:

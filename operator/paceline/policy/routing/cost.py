@@ -5,7 +5,7 @@ Used by :mod:`paceline.policy.routing.placement` to choose, and by the router to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -118,6 +118,11 @@ class Pricing:
         """Of the request."""
         return self._request.prompt_tokens
 
+    @property
+    def holds(self) -> Callable[[str, int], int]:
+        """Tokens of the prompt that count as held by the engine of a name; the other argument where it holds none."""
+        return self._match.get
+
     def uncached(self, engine: EngineView) -> int:
         """Tokens that count as not held by the engine: what it holds counts by the cache weight."""
         return max(0, self._request.prompt_tokens - self._match.get(engine.name, 0))
@@ -185,21 +190,22 @@ class Pricing:
             self._model.kv_capacity_tokens,
         )
         base, by_sequence, by_context = output * self._base, output * self._by_sequence, output * self._by_context
-        result = []
+        base += by_context * prompt
+        a_token = 1 / capacity if capacity else 0.0
+        own = a_token * prompt
+        result: list[float] = []
+        append = result.append
         for engine in engines:
-            context = engine.context_tokens + prompt
-            pressure = engine.kv_usage
-            if capacity and context > pressure * capacity:
-                pressure = context / capacity
+            context = engine.context_tokens
+            pressure = own + a_token * context
+            usage = engine.kv_usage
+            if usage > pressure:
+                pressure = usage
             if pressure > FULL_KV:
                 pressure = FULL_KV
-            result.append((base + by_sequence * engine.running + by_context * context) / (1 - pressure))
+            append((base + by_sequence * engine.running + by_context * context) / (1 - pressure))
         weight, idle = self._settings.load_weight, self._idle
         return result if weight == 1.0 else [idle + weight * (seconds - idle) for seconds in result]
-
-    def held(self, engine: EngineView) -> int:
-        """Tokens of the prompt that count as held by the engine."""
-        return self._match.get(engine.name, 0)
 
     def load(self, decode_seconds: float) -> float:
         """The part of :meth:`decode` that is due to others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from operator import add
 from typing import Final
 
 import msgspec
@@ -28,6 +29,9 @@ time that an answer and the next prompt take.
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
 INFINITE: Final = float("inf")
+_PREFILL: Final = Role.PREFILL
+_DECODE: Final = Role.DECODE
+"""An attribute of an enum costs as much as the rest of a comparison, and these are made for each engine."""
 
 
 class Prefill(StrEnum):
@@ -83,7 +87,7 @@ def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
 def has_prefill_room(engines: Sequence[EngineView], settings: Settings) -> bool:
     """Whether any prefill engine could take one more prompt. True as well when there is none to wait for."""
     limit = settings.max_prefill_backlog_seconds
-    helpers = [engine for engine in engines if engine.usable and engine.role is not Role.DECODE]
+    helpers = [engine for engine in engines if engine.usable and engine.role is not _DECODE]
     return not helpers or any(
         engine.prefilling < LEAST_PREFILLS or engine.prefill_backlog_seconds <= limit for engine in helpers
     )
@@ -102,17 +106,13 @@ def choose(
     pricing = Pricing(request, settings, model)
     helpers: list[EngineView] = []
     if settings.disaggregated and request.transferable:
-        helpers = [engine for engine in engines if engine.usable and engine.role is not Role.DECODE]
+        helpers = [engine for engine in engines if engine.usable and engine.role is not _DECODE]
         if request.avoid:
             helpers = [engine for engine in helpers if engine.name not in request.avoid]
     waits = _waits(helpers, pricing, settings)
-    soonest: dict[str, float] = {}
-    for helper, wait in zip(helpers, waits, strict=True):
-        if wait < soonest.get(helper.revision, INFINITE):
-            soonest[helper.revision] = wait
     steps = pricing.decodes(candidates)
-    prompts = _prompt_seconds(candidates, soonest, pricing, settings)
-    costs = [one + other for one, other in zip(steps, prompts, strict=True)]
+    prompts = _prompt_seconds(candidates, _soonest(helpers, waits), pricing, settings)
+    costs = list(map(add, steps, prompts))
     best = _pick(candidates, costs, lambda index: pricing.load(steps[index]), request.prefer, random)
     decode = candidates[best]
     prefill, reason, seconds = _place_prefill(request, decode, helpers, waits, pricing, settings, random)
@@ -128,10 +128,10 @@ def choose(
 
 def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid: frozenset[str]) -> list[EngineView]:
     """Engines with room whose role it is; engines of any role when none has that role, for each can do it."""
-    limit, not_for_it = settings.max_running_per_engine, Role.PREFILL if settings.disaggregated else None
-    able = [engine for engine in engines if engine.usable and engine.role is not not_for_it]
-    able = able or [engine for engine in engines if engine.usable]
-    roomy = [engine for engine in able if engine.running < limit]
+    limit, not_for_it = settings.max_running_per_engine, _PREFILL if settings.disaggregated else None
+    roomy = [engine for engine in engines if engine.running < limit and engine.role is not not_for_it and engine.usable]
+    if not roomy and not any(engine.usable and engine.role is not not_for_it for engine in engines):
+        roomy = [engine for engine in engines if engine.running < limit and engine.usable]
     if avoid:
         return [engine for engine in roomy if engine.name not in avoid] or roomy
     return roomy
@@ -151,26 +151,41 @@ def _waits(helpers: Sequence[EngineView], pricing: Pricing, settings: Settings) 
     return waits
 
 
+def _soonest(helpers: Sequence[EngineView], waits: Sequence[float]) -> dict[str, float]:
+    """The least of the waits for each revision."""
+    revisions = {helper.revision for helper in helpers}
+    if len(revisions) == 1:
+        return dict.fromkeys(revisions, min(waits))
+    soonest = dict.fromkeys(revisions, INFINITE)
+    for helper, wait in zip(helpers, waits, strict=True):
+        soonest[helper.revision] = min(wait, soonest[helper.revision])
+    return soonest
+
+
 def _prompt_seconds(
     engines: Sequence[EngineView], soonest: Mapping[str, float], pricing: Pricing, settings: Settings
 ) -> list[float]:
     """What it costs to bring the prompt to each decode engine, computed there or elsewhere."""
     if not soonest:
         return pricing.prompts(engines)
-    seconds = []
-    brought: dict[tuple[str, int], float] = {}  # by revision and tokens held: few are different
     longest_held = pricing.prompt_tokens - settings.local_prefill_tokens
-    for engine in engines:
-        held, revision = pricing.held(engine), engine.revision
-        remote = soonest.get(revision)
+    known: dict[tuple[str, int], float] = {}  # by revision and tokens held: few are different
+
+    def bring(engine: EngineView, held: int) -> float:
+        remote = soonest.get(engine.revision)
         if remote is None or held >= longest_held:
-            seconds.append(pricing.prompt(engine))
-            continue
-        bringing = brought.get((revision, held))
-        if bringing is None:
-            bringing = brought[revision, held] = remote + pricing.transfer(engine)
-        seconds.append(bringing if engine.role is Role.DECODE else min(bringing, pricing.prompt(engine)))
-    return seconds
+            return pricing.prompt(engine)
+        bringing = remote + pricing.transfer(engine)
+        if engine.role is not _DECODE:
+            return min(bringing, pricing.prompt(engine))
+        known[engine.revision, held] = bringing  # whatever else there is to do there: it goes on meanwhile
+        return bringing
+
+    holds, find = pricing.holds, known.get
+    return [
+        find((engine.revision, held := holds(engine.name, 0))) or bring(engine, held)  # never free
+        for engine in engines
+    ]
 
 
 def _place_prefill(
@@ -190,15 +205,15 @@ def _place_prefill(
         return None, Prefill.UNSUITED, local
     if pricing.uncached(decode) <= settings.local_prefill_tokens:
         return None, Prefill.SHORT, local
-    transfer = pricing.transfer(decode)
-    placed = decode.node or decode.zone
-    candidates, costs = [], []
-    for helper, wait in zip(helpers, waits, strict=True):
-        if helper.revision == decode.revision and helper is not decode:
-            candidates.append(helper)
-            costs.append(wait + (transfer * distance(helper, decode) if placed else transfer))
-    if not candidates:
+    transfer, revision = pricing.transfer(decode), decode.revision
+    able = [place for place, one in enumerate(helpers) if one.revision == revision and one is not decode]
+    if not able:
         return None, Prefill.NO_ENGINE, local
+    candidates = [helpers[place] for place in able]
+    if decode.node or decode.zone:
+        costs = [waits[place] + transfer * distance(helpers[place], decode) for place in able]
+    else:
+        costs = [waits[place] + transfer for place in able]
     best = _pick(candidates, costs, lambda index: candidates[index].prefill_backlog_seconds, request.prefer, random)
     if decode.prefills and pricing.prompt(decode) <= costs[best]:
         return None, Prefill.CHEAPER_HERE, local

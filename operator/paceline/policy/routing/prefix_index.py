@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+K = TypeVar("K")
 
 WALK_BLOCKS: Final = 128
 """Shorter prompts are matched block by block: about as fast, and exact."""
@@ -18,7 +22,7 @@ VERIFY_EVERY: Final = 256
 MAX_MASKS: Final = 65_536
 """Different masks that blocks share, so that a prefix held by many engines doesn't cost a large int a block."""
 MAX_SPREAD_MASKS: Final = 4096
-"""Masks whose numbers are remembered; a thousand engines take 8 kB a mask."""
+"""Masks whose caches are remembered; a thousand engines take 8 kB a mask."""
 EVICT_BLOCKS: Final = 1024
 """Entries that a full index takes from its largest cache at a time."""
 
@@ -257,43 +261,59 @@ def gallop(at: Callable[[int], int], count: int) -> Steps:
     return steps
 
 
-class Spreader:
-    """Turns steps into what each cache holds. Remembers which numbers the masks stand for: they come again and again,
-    and a system prompt's has a bit for every engine.
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What one cache holds of a prompt."""
+
+    tokens: int
+    worth: int
+    """The same tokens weighted by the tiers they lie in."""
+
+
+_NOTHING: Final = Held(0, 0)
+
+
+class Spreader(Generic[K]):
+    """Turns steps into what each cache holds, by what the caller calls it. Remembers whom masks stand for: they come
+    again and again, and a system prompt's has a bit for every engine.
     """
 
-    def __init__(self) -> None:
-        self._numbers: dict[int, tuple[int, ...]] = {}
+    def __init__(self, called: Callable[[int], K]) -> None:
+        self._called = called
+        self._caches: dict[int, tuple[K, ...]] = {}
 
-    def numbers(self, mask: int) -> tuple[int, ...]:
-        """Places of the bits that are set."""
-        known = self._numbers.get(mask)
+    def forget(self) -> None:
+        """Numbers stand for other caches from now on."""
+        self._caches.clear()
+
+    def caches(self, mask: int) -> tuple[K, ...]:
+        """Whom the bits that are set stand for."""
+        known = self._caches.get(mask)
         if known is None:
-            if len(self._numbers) >= MAX_SPREAD_MASKS:
-                self._numbers.clear()
+            if len(self._caches) >= MAX_SPREAD_MASKS:
+                self._caches.clear()
             text = bin(mask)[:1:-1]
-            known = self._numbers[mask] = tuple(place for place, bit in enumerate(text) if bit == "1")
+            known = tuple(self._called(place) for place, bit in enumerate(text) if bit == "1")
+            self._caches[mask] = known
         return known
 
-    def spread(self, found: Sequence[tuple[Tier, Steps]], weights: Sequence[float]) -> dict[int, tuple[int, float]]:
-        """Caches that hold anything of the prefix: number -> (blocks, blocks weighted by the worth of their tiers).
-
-        ``weights`` by tier.
-        """
-        result: dict[int, tuple[int, float]] = {}
+    def spread(self, found: Sequence[tuple[Tier, Steps]], weights: Sequence[float], block_tokens: int) -> dict[K, Held]:
+        """Caches that hold anything of the prefix. ``weights``: worth by tier, of blocks of ``block_tokens`` tokens."""
+        result: dict[K, Held] = {}
         before: Steps = []
         for tier, steps in found:
             if steps == before:
                 continue  # nothing lies in this tier that no faster one has
-            before, weight = steps, weights[tier]
-            depths: dict[int, tuple[int, float]] = {}
+            weight, first = weights[tier] * block_tokens, not before
+            before = steps
+            depths: dict[K, Held] = {}
             for length, mask in steps:
-                depths.update(dict.fromkeys(self.numbers(mask), (length, weight * length)))
-            if not result:
+                depths.update(dict.fromkeys(self.caches(mask), Held(length * block_tokens, int(weight * length))))
+            if first:
                 result = depths
                 continue
-            for number, (length, _) in depths.items():
-                held, worth = result.get(number, (0, 0.0))
-                if length > held:
-                    result[number] = (length, worth + weight * (length - held))
+            for cache, deeper in depths.items():
+                held = result.get(cache, _NOTHING)
+                if deeper.tokens > held.tokens:
+                    more = int(weights[tier] * (deeper.tokens - held.tokens))
+                    result[cache] = Held(deeper.tokens, held.worth + more)
         return result

@@ -19,7 +19,7 @@ from paceline.clock import Clock
 from paceline.policy.routing.block_hashes import ChainMemory
 from paceline.policy.routing.engine_cache import EngineCache, Oddity
 from paceline.policy.routing.kv_events import Event
-from paceline.policy.routing.prefix_index import PrefixIndex, Spreader, Tier
+from paceline.policy.routing.prefix_index import Held, PrefixIndex, Spreader, Tier
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.metrics import Sample
 from paceline_worker.router.prefixes.prompt import Prompt
@@ -47,14 +47,6 @@ class Mode(StrEnum):
     """The engine reports no events: what was sent to it."""
     STALE = "stale"
     """It is to report events, and does not: what was sent, and what it said last."""
-
-
-class Known(msgspec.Struct, frozen=True, gc=False):
-    """What one engine holds of a prompt."""
-
-    tokens: int
-    worth: int
-    """The same tokens weighted by the tiers they lie in."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,9 +124,12 @@ class Knowledge:
         self.index = PrefixIndex(max_entries=settings.max_entries)
         self.memory = ChainMemory(REMEMBERED_STRIDES)
         self._watched: dict[Engine, _Watched] = {}
-        self._spreader = Spreader()
-        self._engine_of: dict[int, str] = {}
-        """Cache number to engine name; made anew when engines change."""
+        self._key_of: dict[int, str] = {}
+        """Cache number to engine, or to one of its ranks; made anew when engines change."""
+        self._rank_of: dict[str, str] = {}
+        """Rank to engine, of engines that have several: the best of them counts."""
+        self._renumbered = True
+        self._spreader: Spreader[str] = Spreader(self._key_of.__getitem__)
         self._sizes: tuple[int, ...] = (settings.block_size,)
         self._noted: Counter[Noted] = Counter()
         self._past_oddities: Counter[Oddity] = Counter()
@@ -153,24 +148,25 @@ class Knowledge:
                 self._watched[engine] = self._watch(engine, source)
         self._renumber()
 
-    def match(self, prompt: Prompt) -> dict[str, Known]:
+    def match(self, prompt: Prompt) -> dict[str, Held]:
         """Engines that hold anything of the prompt, by name."""
-        found: dict[str, Known] = {}
-        weights, names = self._settings.tier_weights, self._engine_of
+        if not self._renumbered:
+            self._renumber()
+        found: dict[str, Held] = {}
         for size in self._sizes if prompt.exact else (0,):
-            tokens = prompt.block_tokens(size)
-            made: dict[tuple[int, float], Known] = {}  # most engines hold the same: a system prompt
-            for number, held in self._spreader.spread(self.index.match(prompt.names(size)), weights).items():
-                known = made.get(held)
-                if known is None:
-                    known = made[held] = Known(held[0] * tokens, int(held[1] * tokens))
-                name = names.get(number) or self._engine(number)
+            steps = self.index.match(prompt.names(size))
+            held = self._spreader.spread(steps, self._settings.tier_weights, prompt.block_tokens(size))
+            if not found and not self._rank_of:
+                found = held
+                continue
+            for key, one in held.items():
+                name = self._rank_of.get(key, key)
                 other = found.get(name)
-                if other is None or other.worth < known.worth:
-                    found[name] = known
+                if other is None or other.worth < one.worth:
+                    found[name] = one
         return found
 
-    def sent(self, prompt: Prompt, engine: Engine, known: Known | None, *, seconds: float = 0.0) -> None:
+    def sent(self, prompt: Prompt, engine: Engine, known: Held | None, *, seconds: float = 0.0) -> None:
         """The prompt is on its way to ``engine``, which held ``known`` of it and computes it within ``seconds``."""
         watched = self._watched.get(engine)
         if watched is None or len(watched.ranks) > 1:
@@ -279,7 +275,7 @@ class Knowledge:
 
     def _watch(self, engine: Engine, source: tuple[str | None, str | None, int]) -> _Watched:
         live, replay, count = source
-        ranks = [_Rank(self.index, self._settings, self._engine_of.clear) for _ in range(count)]
+        ranks = [_Rank(self.index, self._settings, self._caches_changed) for _ in range(count)]
         if live is None:
             return _Watched(source, ranks)
         try:
@@ -298,17 +294,27 @@ class Knowledge:
             log.warning("cache events of engine %s can't be had from %s, %s: %s", engine.name, live, replay, error)
         return _Watched(source, ranks)
 
-    def _engine(self, number: int) -> str:
-        self._renumber()  # a cache was reset since
-        return self._engine_of[number]
+    def _caches_changed(self) -> None:
+        self._renumbered = False
 
     def _renumber(self) -> None:
-        default = self._settings.block_size
-        self._engine_of.clear()
+        """Cheap where nothing changed: what masks stand for stays remembered."""
+        default, keys = self._settings.block_size, dict[int, str]()
+        self._rank_of.clear()
         for engine, watched in self._watched.items():
-            self._engine_of.update((rank.number, engine.name) for rank in watched.ranks)
+            for number, rank in enumerate(watched.ranks):
+                key = engine.name
+                if len(watched.ranks) > 1:
+                    key = f"{engine.name}/{number}"
+                    self._rank_of[key] = engine.name
+                keys[rank.number] = key
+        if keys != self._key_of:
+            self._key_of.clear()
+            self._key_of.update(keys)
+            self._spreader.forget()
         sizes = {rank.cache.block_size or default for watched in self._watched.values() for rank in watched.ranks}
         self._sizes = tuple(sorted(sizes)) or (default,)
+        self._renumbered = True
 
 
 def tier_weights(*, host: float, disk: float, shared: float) -> tuple[float, ...]:
