@@ -29,6 +29,7 @@ from paceline_worker.router.pod_api import PodApi, require_account
 from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.routes import Routes
 from paceline_worker.router.settings import Settings, knowledge_settings
+from paceline_worker.router.slo import SloCounts
 from paceline_worker.router.tokens.tokeniser import open_tokeniser
 from paceline_worker.router.watch import Watch
 
@@ -61,14 +62,16 @@ class Router:
         self.metrics.registry.register(self._tokeniser.metrics)
         outcomes = Outcomes(config.objective)
         self.metrics.registry.register(outcomes)
+        slo = SloCounts(config)
+        self.metrics.registry.register(slo)
         self._counted: list[int] = [0] * len(self.metrics.uncached_tokens.counts)
         self._lately: list[float] = [0.0] * len(self._counted)
         """Uncached tokens of the last minutes' requests, in the buckets of the histogram."""
         self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
         matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
-        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, settings.model, clock)
-        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, clock)
+        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock)
+        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock)
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
         self._admin = Admin(

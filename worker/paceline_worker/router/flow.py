@@ -29,6 +29,7 @@ from paceline_worker.router.matcher import Matcher, Prepared
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Call
+from paceline_worker.router.slo import NO_CLASS, SloCounts
 from paceline_worker.router.stream import StreamRelay
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,11 @@ class Incoming(msgspec.Struct, frozen=True):
     arrived: float
     """By the clock."""
 
+    @property
+    def request_class(self) -> str:
+        """By which its objective is counted."""
+        return self.hints.request_class or NO_CLASS
+
     def payload(self, engine: Engine, body: bytes) -> bytes:
         """The whole request for one engine."""
         head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n%b\r\n"
@@ -102,11 +108,13 @@ class Flow:
         pool: Pool,
         metrics: Metrics,
         outcomes: Outcomes,
+        slo: SloCounts,
         model: EngineModel,
         clock: Clock,
     ) -> None:
         self._fleet = fleet
         self._outcomes = outcomes
+        self._slo = slo
         self._gate = gate
         self._matcher = matcher
         self._model = model
@@ -194,6 +202,9 @@ class Flow:
             finally:
                 self._observe(relay, incoming.arrived)
             self._outcomes.ended(ttft_met=in_time, itl=relay.mean_gap())
+            if relay.first_at is not None:
+                waited = relay.first_at - incoming.arrived
+                self._slo.streamed(incoming.request_class, ttft_seconds=waited, itl_seconds=relay.mean_gap())
             self._outcomes.answered(prepared.base.prompt_tokens, relay.tokens)
             engine.health.request_succeeded()
             return
@@ -210,6 +221,7 @@ class Flow:
         engine.health.request_succeeded()
         if status == 200:
             self._outcomes.answered_whole(prepared.base.prompt_tokens, body)
+            self._slo.answered(incoming.request_class)
             self._matcher.answering(prepared, engine, place.prefill)
         response.send(status, body, headers)
 

@@ -36,6 +36,7 @@ class Hints:
 
     priority: int | None = None
     """-100 to 100; higher goes first."""
+    request_class: str | None = None
     ttft_seconds: float | None = None
     """Of its class of requests."""
     session: str | None = None
@@ -65,6 +66,7 @@ def read_hints(request: Request, classes: Mapping[str, wire.RequestClass]) -> Hi
     priority = _integer(given, "priority", -MAX_PRIORITY, MAX_PRIORITY)
     return Hints(
         priority=chosen.priority if priority is None and chosen else priority,
+        request_class=chosen.name if chosen else None,
         ttft_seconds=chosen.objective.ttft_milliseconds / 1000 if chosen else None,
         session=_session(given, "session"),
         parent=_session(given, "parent-session"),

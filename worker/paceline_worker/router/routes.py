@@ -21,6 +21,7 @@ from paceline_worker.router.hints import read_hints
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Kind, Rules, parse
+from paceline_worker.router.slo import NO_CLASS, SloCounts
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Routes:
         flow: Flow,
         metrics: Metrics,
         outcomes: Outcomes,
+        slo: SloCounts,
         clock: Clock,
     ) -> None:
         adapters = frozenset(config.lora_names)
@@ -57,6 +59,7 @@ class Routes:
         self._flow = flow
         self._metrics = metrics
         self._outcomes = outcomes
+        self._slo = slo
         self._clock = clock
         self.running = 0
         """Generation requests in the router, queued ones among them."""
@@ -75,11 +78,13 @@ class Routes:
 
     async def _call(self, kind: Kind, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:
         arrived = self._clock.monotonic()
-        outcome = "internal_error"
+        outcome, request_class = "internal_error", NO_CLASS
         self.running += 1
         try:
             _check_method(request, "POST")
-            await self._flow.run(self._incoming(kind, request, request_id, arrived), response)
+            incoming = self._incoming(kind, request, request_id, arrived)
+            request_class = incoming.request_class
+            await self._flow.run(incoming, response)
             outcome = "ok" if response.status < 400 else "client_error"
         except ApiError as error:
             outcome = _outcome(error)
@@ -96,6 +101,7 @@ class Routes:
         finally:
             self.running -= 1
             self._metrics.requests.add(outcome, request.path)
+            self._slo.ended(request_class, outcome)
             self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
 
     def _incoming(self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float) -> Incoming:
