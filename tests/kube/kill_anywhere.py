@@ -212,14 +212,14 @@ def run_seed(kube: Kube, kubeconfig: Path, folder: Path, seed: int) -> Report:
 
 def allow_lease(kube: Kube, namespace: str) -> None:
     """Let the operator's account keep a lease in another namespace than its own."""
-    for manifest in install.manifests():
+    for manifest in yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text()):
         if manifest["kind"] in {"Role", "RoleBinding"}:
             kube.apply({**manifest, "metadata": {"name": install.NAME, "namespace": namespace}}, namespace)
 
 
 def install_rights(bed: TestBed) -> Path:
     """Give the operator's account the rights of the install manifest; its kubeconfig."""
-    for manifest in install.manifests():
+    for manifest in yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text()):
         if manifest["kind"] not in {"CustomResourceDefinition", "Deployment"}:
             bed.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(manifest))
     return bed.account_kubeconfig(install.NAMESPACE, install.NAME)

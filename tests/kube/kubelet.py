@@ -200,6 +200,11 @@ class _Life:
         metadata = pod["metadata"]
         self._path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
 
+    @property
+    def _once(self) -> bool:
+        """Whether the pod's end is its end, as that of a test or a job is."""
+        return bool(self.pod["spec"].get("restartPolicy") == "Never")
+
     def saw(self, pod: Manifest) -> None:
         self.pod = pod
         self._news.set()
@@ -234,7 +239,7 @@ class _Life:
             except (aiohttp.ClientError, TimeoutError, OSError, KeyError):
                 # A ConfigMap that is not there yet, or an API server that is away.
                 self._wake_after(PULSE_SECONDS * 5)
-        elif self.process.ended and not self._restarting:
+        elif self.process.ended and not self._restarting and not self._once:
             self._restarting = True
             self._restarts += 1
             asyncio.get_running_loop().call_later(min(5.0, 0.1 * 2.0**self._restarts), self._restart)
@@ -304,6 +309,9 @@ class _Life:
         if annotations.get("testbed/pull") == "fail":
             message = "Back-off pulling image: told to fail"
             state, ready = {"waiting": {"reason": "ImagePullBackOff", "message": message}}, False
+        elif self._once and self.process is not None and self.process.ended:
+            code = self.process.exit_code
+            state, ready = {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed"}}, False
         elif annotations.get("testbed/fail") == "true" or (self.process is not None and self.process.ended):
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
             ready = False
@@ -314,8 +322,11 @@ class _Life:
         open_gates = all(present.get(gate) == "True" for gate in gates)
         holds = {"Initialized": True, "PodScheduled": True, "ContainersReady": ready, "Ready": ready and open_gates}
         restarts = max(self._restarts, 1 if "waiting" in state and annotations.get("testbed/fail") == "true" else 0)
+        phase = "Running" if "running" in state or restarts else "Pending"
+        if "terminated" in state:
+            phase = "Failed" if state["terminated"]["exitCode"] else "Succeeded"
         return {
-            "phase": "Running" if "running" in state or restarts else "Pending",
+            "phase": phase,
             "podIP": self._address,
             "podIPs": [{"ip": self._address}],
             "hostIP": "127.0.0.1",

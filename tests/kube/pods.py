@@ -98,6 +98,12 @@ class PodProcess:
         ]
         return one
 
+    @property
+    def exit_code(self) -> int:
+        """Of a process that has ended; by a signal: as shells say it."""
+        code = self._process.returncode or 0
+        return code if code >= 0 else 128 - code
+
     async def stop(self, grace_seconds: float) -> None:
         """SIGTERM, then SIGKILL for what is left after the grace."""
         if not self.ended:

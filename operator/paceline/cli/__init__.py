@@ -15,6 +15,7 @@ import click
 
 from paceline import __version__
 from paceline.cli.calibrate import calibrate
+from paceline.cli.check import check
 from paceline.cli.explain import explain
 from paceline.cli.operator import operator
 from paceline.cli.plan import plan
@@ -36,6 +37,7 @@ def command_line() -> None:
 
 
 command_line.add_command(calibrate)
+command_line.add_command(check)
 command_line.add_command(explain)
 command_line.add_command(operator)
 command_line.add_command(plan)
