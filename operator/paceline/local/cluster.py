@@ -8,13 +8,13 @@ has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from paceline.api import wire
+from paceline.api import labels, wire
 from paceline.clock import Clock
 from paceline.errors import EngineError
 from paceline.local.fleet import FleetFile
@@ -23,6 +23,8 @@ from paceline.local.kubelet import PodPhase, PodRunner, PodStatus, Probe, Restar
 from paceline.local.logs import PodLog
 from paceline.local.plan import LocalPlan, PodPlan
 from paceline.local.pods import LOOPBACK
+from paceline.local.targets import FILE as TARGETS
+from paceline.local.targets import Target, TargetsFile
 from paceline.policy.roles import EngineRole, assign_roles
 
 RECONCILE_SECONDS: Final = 1.0
@@ -59,6 +61,9 @@ class LocalCluster:
         self.loads: Mapping[str, float] = {}
         """Running sequences by engine, as scraped last. The engine with the fewest changes role first."""
         self._fleet = FleetFile(plan.fleet_path)
+        self._targets = TargetsFile(
+            plan.fleet_path.with_name(TARGETS), namespace=plan.namespace, deployment=plan.deployment
+        )
         self._guard = guard
         self._changed = asyncio.Event()
 
@@ -158,6 +163,24 @@ class LocalCluster:
             for change in assign_roles(ready, wanted):
                 members[change.engine].role = change.after
         self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
+        self._targets.write(self._pages())
+
+    def _pages(self) -> Iterator[Target]:
+        """Every page of metrics: an engine has two, vLLM's own and that of its worker."""
+        for engine in self._engines:
+            status = engine.runner.status
+            for port in (status.ports.api, status.ports.admin) if status.starts else ():
+                yield Target(
+                    f"{LOOPBACK}:{port}",
+                    status.name,
+                    labels.COMPONENT_ENGINE,
+                    pool=engine.plan.pool,
+                    role=str(engine.role or ""),
+                    revision=engine.plan.revision,
+                )
+        router = self._router.status
+        if router.starts:
+            yield Target(f"{LOOPBACK}:{router.ports.admin}", router.name, labels.COMPONENT_ROUTER)
 
     async def _reconcile_forever(self) -> None:
         while True:

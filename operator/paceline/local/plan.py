@@ -76,6 +76,9 @@ class LocalPlan:
     fleet_path: Path
     notes: tuple[str, ...]
     """What the user should know about how the hardware is emulated."""
+    namespace: str = "default"
+    deployment: str = ""
+    """Name of the ModelDeployment."""
 
     @property
     def prefill_profile(self) -> str | None:
@@ -140,6 +143,8 @@ def make_plan(
         wanted=wanted,
         fleet_path=fleet_path,
         notes=tuple(notes),
+        namespace=md.metadata.namespace,
+        deployment=md.metadata.name,
     )
 
 
