@@ -33,6 +33,6 @@ def test_they_serve_until_others_do_and_then_nothing_is_left_of_them(
 def test_a_workload_of_no_pool_is_none_of_engines_and_left_alone() -> None:
     world = World(small())
     world.run()
-    router = Workload(KIND, "small-router", "u", "1", "", "", 2, deleting=False, late=False, trouble=None)
+    router = Workload(KIND, "small-router", "u", "1", "", "", 2, created=0.0, deleting=False, late=False, trouble=None)
     world.workloads["small-router"] = router
     assert world.plan().actions == ()

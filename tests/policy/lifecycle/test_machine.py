@@ -88,6 +88,11 @@ class Lifecycle(RuleBasedStateMachine):
             if chosen.replicas > ready:
                 self.world._resize(chosen, chosen.replicas - 1)
 
+    @rule(data=st.data())
+    def somebody_deletes_a_workload(self, data: st.DataObject) -> None:
+        if self.world.workloads:
+            self.world.delete_workload(data.draw(st.sampled_from(sorted(self.world.workloads))))
+
     @invariant()
     def nobody_came_to_harm(self) -> None:
         assert self.world.harm == []

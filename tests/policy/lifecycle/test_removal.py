@@ -9,8 +9,8 @@ from paceline.policy.lifecycle.actions import Action, BeginDrain, DeletePod, Fin
 from tests.policy.lifecycle.world import World, small
 
 
-def world_of(prefill: int, decode: int) -> World:
-    world = World(small(prefill=prefill, decode=decode))
+def world_of(prefill: int, decode: int, budget: int | None = None) -> World:
+    world = World(small(prefill=prefill, decode=decode, budget=budget))
     world.run()
     return world
 
@@ -135,3 +135,32 @@ def test_a_draining_engine_gets_no_role_and_no_open_gate() -> None:
     assert isinstance(begin, BeginDrain)
     world._edit(begin.pod, role=None, serving=None)
     assert not [action for action in world.plan().actions if isinstance(action, OpenGate)]
+
+
+def test_engines_of_a_workload_that_somebody_deleted_hold_accelerators_until_they_are_gone() -> None:
+    world = world_of(2, 2, budget=4)
+    (name,) = world.workloads
+    old = set(world.pods)
+    world.delete_workload(name)
+    held = []
+    for _ in range(40):
+        world.operate()
+        world.settle()
+        held.append(len(world.pods))
+    assert max(held) == 4
+    assert not old & set(world.pods)
+    assert world.roles() == {"prefill": 2, "decode": 2}
+    assert world.harm == []
+
+
+def test_engines_that_were_orphaned_on_purpose_are_kept() -> None:
+    world = world_of(1, 1)
+    (workload,) = world.workloads.values()
+    old = set(world.pods)
+    world.now += 1
+    world.workloads[workload.name] = replace(workload, uid="adopts", created=world.now)
+    world.owners = dict.fromkeys(world.pods, "adopts")
+    assert world.operate() == ()
+    world.now += 60
+    assert world.operate() == ()
+    assert set(world.pods) == old

@@ -27,10 +27,13 @@ from paceline.policy.lifecycle.actions import (
 )
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.lifecycle.plan import Plan, default_counts, plan_engines
+from paceline.policy.lifecycle.view import GARBAGE_SECONDS
 from paceline.policy.resources import EngineChildren, children
 from tests.api.documents import deployment
 
 KIND = "apps/v1/Deployment"
+GARBAGE_SHARE = 0.3
+"""Of the pods whose owner is gone that garbage collection finds in one step."""
 
 
 @functools.cache
@@ -81,6 +84,10 @@ class World:
     """Images whose engines never get ready."""
     harm: list[str] = field(default_factory=list)
     """What must never happen."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """Pods by name to the workload that made them, by its uid."""
+    gone: dict[str, float] = field(default_factory=dict)
+    """When workloads were deleted, by uid."""
     serial: int = 0
 
     @property
@@ -143,6 +150,7 @@ class World:
             if pod.deleting:
                 del self.pods[pod.name]
                 self.busy.discard(pod.name)
+        self._collect_garbage()
         for workload in list(self.workloads.values()):
             self._replicate(workload)
         for pod in list(self.pods.values()):
@@ -160,6 +168,22 @@ class World:
         self.pods.pop(name, None)
         self.busy.discard(name)
 
+    def delete_workload(self, name: str) -> None:
+        """Somebody deletes a workload behind the operator's back. Its pods go too, but not at once."""
+        gone = self.workloads.pop(name, None)
+        if gone is not None:
+            self.gone[gone.uid] = self.now
+
+    def _collect_garbage(self) -> None:
+        for pod in list(self.pods.values()):
+            since = self.gone.get(self.owners[pod.name])
+            overdue = since is not None and self.now - since > GARBAGE_SECONDS / 3
+            if since is not None and (overdue or self.dice.random() < GARBAGE_SHARE):
+                self._edit(pod.name, deleting=True)
+
+    def _owned(self, workload: Workload) -> list[Pod]:
+        return [pod for pod in self.pods.values() if self.owners[pod.name] == workload.uid]
+
     def _create(self, pool: str, replicas: int) -> None:
         engine = next(engine for engine in self.engines if engine.pool.name == pool)
         name = engine.workload["metadata"]["name"]
@@ -169,8 +193,9 @@ class World:
         template = engine.template_hash
         self._templates()[template] = engine
         self.workloads[name] = Workload(
-            KIND, name, f"w{self.serial}", "1", pool, template, replicas, deleting=False, late=False, trouble=None
-        )
+            KIND, name, f"w{self.serial}", "1", pool, template, replicas, created=self.now + 0.1, deleting=False,
+            late=False, trouble=None,
+        )  # fmt: skip
 
     def _templates(self) -> dict[str, EngineChildren]:
         return self.__dict__.setdefault("templates", {})
@@ -181,7 +206,7 @@ class World:
 
     def _replicate(self, workload: Workload) -> None:
         """What a ReplicaSet does."""
-        mine = [pod for pod in self.pods.values() if pod.template == workload.template and not pod.deleting]
+        mine = [pod for pod in self._owned(workload) if not pod.deleting]
         for _ in range(workload.replicas - len(mine)):
             self._make(workload)
         if len(mine) > workload.replicas:
@@ -198,12 +223,13 @@ class World:
         named = self._templates()[workload.template].pod_template["metadata"]["labels"]
         role = named.get(labels.ROLE)
         name = f"{workload.name}-{self.serial}"
+        self.owners[name] = workload.uid
         self.pods[name] = Pod(
             namespace="default", name=name, uid=f"p{self.serial}", deployment="small", component="engine",
             pool=workload.pool, template=workload.template, revision=named[labels.REVISION],
             role=Role(role) if role else None, asked_to_drain=False, drain_started=None, serving=None,
-            containers_ready=False, ready=False, deleting=False, finished=False, created=self.now, ip="10.0.0.1",
-            admin_port=8080, cheap_to_delete=False, trouble=None,
+            containers_ready=False, ready=False, deleting=False, finished=False,
+            created=max(self.now, workload.created), ip="10.0.0.1", admin_port=8080, cheap_to_delete=False, trouble=None,
         )  # fmt: skip
 
     def _image(self, pod: Pod) -> str:
@@ -253,7 +279,8 @@ class World:
         for _ in range(passes):
             acted = self.operate()
             self.settle()
-            quiet = 0 if acted else quiet + 1
+            waiting = any(self.owners[name] in self.gone for name in self.pods)
+            quiet = 0 if acted or waiting else quiet + 1
             if quiet >= 3:
                 return
         raise AssertionError(f"no end after {passes} passes; the last one wanted {acted}")

@@ -79,6 +79,8 @@ class Workload:
     pool: str
     template: str
     replicas: int
+    created: float
+    """In seconds since the epoch."""
     deleting: bool
     late: bool
     """Whether its pods did not get ready within its own deadline, or are not even made."""
@@ -129,6 +131,7 @@ def read_workload(raw: Json) -> Workload:
         pool=named.get(labels.POOL, ""),
         template=named.get(labels.TEMPLATE, ""),
         replicas=int(spec.get("replicas", 1)),
+        created=_seconds(metadata.get("creationTimestamp")) or 0.0,
         deleting=metadata.get("deletionTimestamp") is not None,
         late=_is_late(raw.get("status") or {}),
         trouble=workload_trouble(raw.get("status") or {}),

@@ -17,7 +17,7 @@ from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.lifecycle.removal import drain_steps, is_overdue, resize_steps
 from paceline.policy.lifecycle.serving import serving_steps
 from paceline.policy.lifecycle.sizes import Sizes, plan_sizes
-from paceline.policy.lifecycle.view import PoolView, group_by_template
+from paceline.policy.lifecycle.view import GARBAGE_SECONDS, PoolView, group_by_template
 from paceline.policy.resources import EngineChildren, HardwarePool
 
 POLL_SECONDS: Final = 0.5
@@ -55,9 +55,9 @@ def plan_engines(
     """One pass. ``counts`` are engines by role, ``now`` seconds since the epoch, ``idle`` the draining pods that have
     nothing in flight, ``loads`` what a change of role would lose by pod name.
     """
-    views = _views(md, engines, counts, workloads, pods, idle)
+    views = _views(md, engines, counts, workloads, pods, idle, now)
     paces = _paces(views)
-    abandoned = _abandoned(md, engines, workloads, pods, idle)
+    abandoned = _abandoned(md, engines, workloads, pods, idle, now)
     budget = _Budget(md.spec.scaling.gpu_budget, {child.pool.name: child.pool for child in engines}, views, abandoned)
     limited: list[PoolView] = []
     actions: list[Action] = []
@@ -119,6 +119,7 @@ def _views(
     workloads: Sequence[Workload],
     pods: Sequence[Pod],
     idle: frozenset[str],
+    now: float,
 ) -> tuple[PoolView, ...]:
     """All pools, before the budget bounds them."""
     heads = [pod for pod in pods if pod.component == labels.COMPONENT_ENGINE]
@@ -136,6 +137,7 @@ def _views(
                 child.template_hash,
                 tuple(workload for workload in workloads if workload.pool == child.pool.name),
                 tuple(pod for pod in heads if pod.pool == child.pool.name),
+                now,
             ),
             idle=idle,
         )
@@ -149,6 +151,7 @@ def _abandoned(
     workloads: Sequence[Workload],
     pods: Sequence[Pod],
     idle: frozenset[str],
+    now: float,
 ) -> tuple[PoolView, ...]:
     """Pools that have engines or a workload but no place in the spec."""
     heads = [pod for pod in pods if pod.component == labels.COMPONENT_ENGINE]
@@ -167,7 +170,7 @@ def _abandoned(
                 ordered=any(not workload.kind.endswith("/Deployment") for workload in owned),
                 start_deadline_seconds=md.spec.engine.start_deadline_seconds,
                 drain_seconds=md.spec.engine.drain_seconds,
-                groups=group_by_template(NO_TEMPLATE, owned, tuple(pod for pod in heads if pod.pool == name)),
+                groups=group_by_template(NO_TEMPLATE, owned, tuple(pod for pod in heads if pod.pool == name), now),
                 idle=idle,
             )
         )
@@ -186,7 +189,8 @@ def _paces(views: Sequence[PoolView]) -> dict[str, int]:
 
 
 def _look_again(views: Sequence[PoolView], now: float) -> float | None:
-    times: list[float] = []
+    groups = [group for view in views for group in view.groups]
+    times = [group.workload.created + GARBAGE_SECONDS - now for group in groups if group.workload and group.strays]
     for view in views:
         for pod in (pod for group in view.groups for pod in group.live):
             if pod.asked_to_drain and not pod.drained:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.observed import Pod, Workload
+
+GARBAGE_SECONDS: Final = 60.0
+"""Time for the pods of a deleted workload to be deleted too; it takes Kubernetes a second or two."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,15 @@ class Group:
     workload: Workload | None
     pods: tuple[Pod, ...]
     """Without those that have finished."""
+    strays: frozenset[str] = frozenset()
+    """Pods of an earlier workload of the same name that somebody deleted: the present one does not count them, and
+    garbage collection is about to take them. Until then they hold accelerators.
+    """
 
     @cached_property
     def live(self) -> tuple[Pod, ...]:
-        """Pods that are not being deleted."""
-        return tuple(pod for pod in self.pods if not pod.deleting)
+        """Pods that are not being deleted, and will not be without anybody asking."""
+        return tuple(pod for pod in self.pods if not pod.deleting and pod.name not in self.strays)
 
     @cached_property
     def staying(self) -> tuple[Pod, ...]:
@@ -56,8 +64,8 @@ class Group:
 
     def usage_at(self, replicas: int) -> int:
         """The same, once the workload is asked to have ``replicas`` or more."""
-        deleting = len(self.pods) - len(self.live)
-        return max(replicas, self.replicas, len(self.live)) + deleting
+        going = len(self.pods) - len(self.live)
+        return max(replicas, self.replicas, len(self.live)) + going
 
     @property
     def empty(self) -> bool:
@@ -138,14 +146,25 @@ class PoolView:
         return any(pod.name in late for pod in self.current.staying) or (workload is not None and workload.late)
 
 
-def group_by_template(template: str, workloads: tuple[Workload, ...], pods: tuple[Pod, ...]) -> tuple[Group, ...]:
-    """Groups for :class:`PoolView`: the wanted ``template`` first, then the others by name."""
+def group_by_template(
+    template: str, workloads: tuple[Workload, ...], pods: tuple[Pod, ...], now: float
+) -> tuple[Group, ...]:
+    """Groups for :class:`PoolView`: the wanted ``template`` first, then the others by name. ``now`` in seconds since
+    the epoch.
+    """
     others = {pod.template for pod in pods} | {workload.template for workload in workloads}
-    return tuple(
-        Group(
-            name,
-            next((workload for workload in workloads if workload.template == name), None),
-            tuple(pod for pod in pods if pod.template == name and not pod.finished),
-        )
-        for name in (template, *sorted(others - {template}))
-    )
+    groups = []
+    for name in (template, *sorted(others - {template})):
+        workload = next((workload for workload in workloads if workload.template == name), None)
+        own = tuple(pod for pod in pods if pod.template == name and not pod.finished)
+        groups.append(Group(name, workload, own, _strays(workload, own, now)))
+    return tuple(groups)
+
+
+def _strays(workload: Workload | None, pods: tuple[Pod, ...], now: float) -> frozenset[str]:
+    """Pods older than a workload that was made just now. Once garbage collection had its time, those that are still
+    there were orphaned on purpose, and the workload has adopted them.
+    """
+    if workload is None or now - workload.created >= GARBAGE_SECONDS:
+        return frozenset()
+    return frozenset(pod.name for pod in pods if pod.created < workload.created)
