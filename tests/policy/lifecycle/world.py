@@ -229,7 +229,8 @@ class World:
             pool=workload.pool, template=workload.template, revision=named[labels.REVISION],
             role=Role(role) if role else None, asked_to_drain=False, drain_started=None, serving=None,
             containers_ready=False, ready=False, deleting=False, finished=False,
-            created=max(self.now, workload.created), ip="10.0.0.1", admin_port=8080, cheap_to_delete=False, trouble=None,
+            created=max(self.now, workload.created), ip="10.0.0.1", admin_port=8080,
+            cheap_to_delete=False, trouble=None,
         )  # fmt: skip
 
     def _image(self, pod: Pod) -> str:
