@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paceline.api.wire import Role
+from paceline.policy.routing.backlog import Backlog
 from paceline.policy.routing.cost import RequestView, Settings
 from paceline.policy.routing.fleet import EngineView
 from paceline.policy.routing.placement import choose
@@ -34,13 +35,16 @@ from paceline.simulator.cache import PrefixCache
 from paceline.simulator.request import SimRequest
 from paceline.simulator.workload import Workload
 from paceline.traces.record import Trace
+from paceline_worker.router.settings import AHEAD_BATCHES, BATCH_TOKENS
 from tests.bench.agreement import slice_of
 
 PROFILE = get_profile("qwen3-32b-h200-tp2")
 TTFT_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
-QUEUED_SECONDS = 1.25 * PROFILE.prefill_seconds(8192)
-"""Work that an engine may have before the rest waits in the router: its own setting."""
+AHEAD_SECONDS = AHEAD_BATCHES * PROFILE.prefill_seconds(BATCH_TOKENS)
+"""How long before it is done an engine gets its next prompt from the router's queue: the router's own setting."""
+LOOK_SECONDS = 0.01
+"""The router looks no more often."""
 LOADS = (0.4, 0.8, 1.1)
 ROUTERS = (
     "round-robin", "least-loaded", "session-hash", "approximate", "approximate x 4", "exact", "exact + queue",
@@ -74,12 +78,12 @@ class Engine:
     holders: list[Holder]
     """One for each replica of the router."""
     queue: deque[SimRequest] = field(default_factory=deque)
-    expected: dict[int, float] = field(default_factory=dict)
-    """Seconds that the router expects of each request it gave to it, by request number."""
+    backlog: Backlog = field(default_factory=Backlog)
+    """What the router expects of the requests that it gave to it."""
     busy: bool = False
 
-    def view(self) -> EngineView:
-        return EngineView(name=str(self.number), role=Role.PREFILL, prefill_backlog_seconds=sum(self.expected.values()))
+    def view(self, now: float) -> EngineView:
+        return EngineView(name=str(self.number), role=Role.PREFILL, prefill_backlog_seconds=self.backlog.left(now))
 
 
 @dataclass(slots=True)
@@ -129,7 +133,9 @@ class Cluster:
         )
         self.line: WaitingLine[SimRequest] = WaitingLine(age_bound_seconds=PATIENCE_SECONDS)
         self.counts = [0] * (len(BUCKETS) + 1)
-        self.events: list[tuple[float, int, Engine, SimRequest]] = []
+        self.events: list[tuple[float, int, Engine | None, SimRequest | None]] = []
+        """Prefills that end; without an engine: it is time to look at the queue."""
+        self.alarms = 0
         self.served = 0
         self.outcome = Outcome()
 
@@ -150,7 +156,12 @@ class Cluster:
         return self.outcome
 
     def serve_line(self, now: float) -> None:
-        while self.line and min(sum(one.expected.values()) for one in self.engines) <= QUEUED_SECONDS:
+        while self.line:
+            wait = min(one.backlog.left(now) for one in self.engines) - AHEAD_SECONDS
+            if wait > 0:
+                self.alarms += 1
+                heapq.heappush(self.events, (now + max(LOOK_SECONDS, wait), -self.alarms, None, None))
+                return
             request = self.line.pop(now)
             if request is None:
                 return
@@ -162,7 +173,7 @@ class Cluster:
         if router == "round-robin":
             return engines[self.served % len(engines)]
         if router == "least-loaded":
-            return min(engines, key=lambda one: (sum(one.expected.values()), self.rng.random()))
+            return min(engines, key=lambda one: (one.backlog.left(now), self.rng.random()))
         if router == "session-hash":
             key = request.blocks[min(1, len(request.blocks) - 1)] if request.blocks else request.number
             return engines[random.Random(key).randrange(len(engines))]
@@ -172,7 +183,9 @@ class Cluster:
         if router == "exact + split":
             self.note(request.prompt - max(match.values(), default=0))
         view = RequestView(prompt_tokens=request.prompt, match=match)
-        placement = choose(view, [DECODE, *(one.view() for one in engines)], self.settings, PROFILE, self.rng.random())
+        placement = choose(
+            view, [DECODE, *(one.view(now) for one in engines)], self.settings, PROFILE, self.rng.random()
+        )
         if placement is None or placement.prefill is None:
             raise AssertionError("every prompt is computed on a prefill engine here")
         return engines[int(placement.prefill.name)]
@@ -199,11 +212,11 @@ class Cluster:
 
     def give(self, engine: Engine, request: SimRequest, now: float) -> None:
         held = self.match(request).get(str(engine.number), 0)
-        engine.expected[request.number] = PROFILE.prefill_seconds(request.prompt - held, held)
+        engine.backlog.add(request.number, PROFILE.prefill_seconds(request.prompt - held, held), now)
         if self.router.startswith("approximate"):
             self.holder(engine, request).sent.add(request.blocks, now + 1800)
         elif self.router.startswith("exact"):
-            self.holder(engine, request).sent.add(request.blocks, now + sum(engine.expected.values()) + 10)
+            self.holder(engine, request).sent.add(request.blocks, now + engine.backlog.left(now) + 10)
         engine.queue.append(request)
         if not engine.busy:
             self.start(engine, now)
@@ -213,7 +226,7 @@ class Cluster:
             request = engine.queue.popleft()
             if now - request.arrived > PATIENCE_SECONDS:
                 self.outcome.refused += 1
-                del engine.expected[request.number]
+                engine.backlog.done(request.number, now)
                 continue
             whole = (request.prompt - 1) // self.size
             held = min(
@@ -227,9 +240,12 @@ class Cluster:
             return
         engine.busy = False
 
-    def finish(self, now: float, _number: int, engine: Engine, request: SimRequest) -> None:
+    def finish(self, now: float, _number: int, engine: Engine | None, request: SimRequest | None) -> None:
+        if engine is None or request is None:
+            self.serve_line(now)
+            return
         self.outcome.ttft.append(now + PROFILE.transfer_seconds(request.prompt) - request.arrived)
-        del engine.expected[request.number]
+        engine.backlog.done(request.number, now)
         gone = engine.cache.touch(request.blocks)
         if self.router.startswith("exact"):
             index, bit = self.indexes[0], engine.holders[0].bit

@@ -18,8 +18,8 @@ from paceline.policy.routing.placement import (
     Prefill,
     choose,
     default_local_prefill_tokens,
-    has_prefill_room,
     has_room,
+    prefill_room_in,
 )
 from paceline.policy.scaling.profiles import get_profile, known_profiles
 
@@ -322,16 +322,14 @@ def test_prefill_is_done_near_the_decode_engine() -> None:
     assert SAME_NODE < 1 < OTHER_ZONE
 
 
-def test_a_prefill_engine_with_more_than_a_batch_of_work_has_no_room() -> None:
-    short = Settings(
-        disaggregated=True, local_prefill_tokens=0, max_running_per_engine=8, max_prefill_backlog_seconds=0.5
-    )
-    busy = engine("p1", Role.PREFILL, prefill_backlog_seconds=0.6, prefilling=2)
-    idle, long = engine("p2", Role.PREFILL), engine("p3", Role.PREFILL, prefill_backlog_seconds=9.0, prefilling=1)
-    assert has_prefill_room([engine("d"), busy, long], short), "the next prompt is there when a long one ends"
-    assert not has_prefill_room([engine("d"), busy], short)
-    assert has_prefill_room([engine("d"), busy, idle], short)
-    assert has_prefill_room([engine("d")], short), "there is nothing to wait for"
+def test_a_prefill_engine_has_room_a_moment_before_it_is_done() -> None:
+    ahead = Settings(disaggregated=True, local_prefill_tokens=0, max_running_per_engine=8, prefill_ahead_seconds=0.5)
+    busy = engine("p1", Role.PREFILL, prefill_backlog_seconds=0.75)
+    idle, long = engine("p2", Role.PREFILL), engine("p3", Role.PREFILL, prefill_backlog_seconds=9.0)
+    assert prefill_room_in([engine("d"), busy, long], ahead) == 0.25
+    assert prefill_room_in([engine("d"), busy, idle], ahead) == 0
+    assert prefill_room_in([engine("d"), busy, engine("p4", Role.PREFILL, usable=False)], ahead) == 0.25
+    assert prefill_room_in([engine("d")], ahead) == 0, "there is nothing to wait for"
 
 
 class TestColdAndWarm:

@@ -260,17 +260,26 @@ def test_a_lease_is_given_back_once() -> None:
         name="a", host="h", port=1, role=wire.Role.BOTH, state=wire.EngineState.READY, start_id="1"
     )
     engine = Engine(endpoint)
-    first = Lease(engine, running=1, context=100, backlog=0.5)
-    second = Lease(engine, prefilling=1, backlog=0.25)
-    assert (engine.view().running, engine.view().context_tokens, engine.view().prefill_backlog_seconds) == (
-        1,
-        100,
-        0.75,
-    )
-    first.prompt_done()
-    first.prompt_done()
-    assert engine.view().prefill_backlog_seconds == pytest.approx(0.25)
-    first.release()
-    first.release()
-    second.release()
+    first = Lease(engine, 0.0, running=1, context=100, backlog=0.5)
+    second = Lease(engine, 0.0, prefilling=1, backlog=0.25)
+    view = engine.view(0.0)
+    assert (view.running, view.context_tokens, view.prefill_backlog_seconds) == (1, 100, 0.75)
+    first.prompt_done(0.5)
+    first.prompt_done(0.5)
+    assert engine.view(0.5).prefill_backlog_seconds == pytest.approx(0.25)
+    first.release(0.5)
+    first.release(0.5)
+    second.release(0.75)
     assert (engine.running, engine.prefilling, engine.context_tokens, engine.backlog_seconds) == (0, 0, 0, 0.0)
+
+
+def test_the_work_of_a_busy_engine_is_seen_to_get_less() -> None:
+    endpoint = wire.EngineEndpoint(
+        name="a", host="h", port=1, role=wire.Role.PREFILL, state=wire.EngineState.READY, start_id="1"
+    )
+    engine = Engine(endpoint)
+    lease = Lease(engine, 10.0, prefilling=1, backlog=2.0)
+    assert engine.view(10.0).prefill_backlog_seconds == 2.0
+    assert engine.view(11.5).prefill_backlog_seconds == 0.5
+    assert engine.view(15.0).prefill_backlog_seconds == 0.0
+    lease.release(15.0)

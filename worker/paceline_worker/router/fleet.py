@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from paceline.api import wire
+from paceline.policy.routing.backlog import Backlog
 from paceline.policy.routing.fleet import EngineView
 from paceline_worker.http.upstream import Address
 from paceline_worker.router.health import Health
 
+VIEW_SECONDS: Final = 0.01
+"""How old a view of a busy engine may be."""
 MEMORY: Final = 0.9
 """Weight of the past in what a typical prefill takes."""
 
@@ -43,7 +46,8 @@ class Engine:
         self.running = 0
         self.prefilling = 0
         self.context_tokens = 0
-        self.backlog_seconds = 0.0
+        self.backlog = Backlog()
+        """Prompts of this router that it computes or is to compute."""
         self.typical_prefill_seconds = 0.0
         """Of this router's remote prefills there, the later ones counting more."""
         self.reported = Reported(0, 0.0, 0)
@@ -52,6 +56,12 @@ class Engine:
         self.prefill_deadlines: set[asyncio.Timeout] = set()
         """Of remote prefills in flight, to be cut short when the engine is found dead."""
         self._view: EngineView | None = None
+        self._viewed_at = 0.0
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Prefill work of this router there that is not done."""
+        return self.backlog.given
 
     @property
     def name(self) -> str:
@@ -63,9 +73,10 @@ class Engine:
         """Whether it may get new work."""
         return self.endpoint.state is wire.EngineState.READY and self.health.usable and not self.gone
 
-    def view(self) -> EngineView:
-        """The frozen value that placement sees; made anew after :meth:`changed`."""
-        if self._view is None:
+    def view(self, now: float) -> EngineView:
+        """The frozen value that placement sees; made anew after :meth:`changed`, and as its work goes on."""
+        if self._view is None or (self.backlog and now - self._viewed_at > VIEW_SECONDS):
+            self._viewed_at = now
             endpoint, reported = self.endpoint, self.reported
             others = max(0, reported.requests - reported.own)
             # What other routers sent to a prefill engine are prompts, about as long as ours.
@@ -77,7 +88,7 @@ class Engine:
                 usable=self.usable,
                 running=self.running + others,
                 context_tokens=self.context_tokens,
-                prefill_backlog_seconds=self.backlog_seconds + prompts * self.typical_prefill_seconds,
+                prefill_backlog_seconds=self.backlog.left(now) + prompts * self.typical_prefill_seconds,
                 prefilling=self.prefilling,
                 kv_usage=reported.kv_usage,
                 zone=endpoint.zone,
@@ -98,21 +109,32 @@ class Engine:
 
 
 class Lease:
-    """Work that one request gives to one engine, accounted for from its placement until :meth:`release`."""
+    """Work that one request gives to one engine, accounted for from its placement until :meth:`release`.
 
-    __slots__ = ("_backlog", "_context", "_prefilling", "_running", "engine")
+    Times are seconds on the loop's clock; ``backlog`` is its prefill there, in seconds.
+    """
+
+    __slots__ = ("_context", "_prefilling", "_running", "engine")
 
     def __init__(
-        self, engine: Engine, *, running: int = 0, prefilling: int = 0, context: int = 0, backlog: float = 0.0
+        self,
+        engine: Engine,
+        now: float,
+        *,
+        running: int = 0,
+        prefilling: int = 0,
+        context: int = 0,
+        backlog: float = 0.0,
     ) -> None:
         self.engine = engine
         self._running = running
         self._prefilling = prefilling
         self._context = context
-        self._backlog = backlog
         if prefilling:
             typical = engine.typical_prefill_seconds or backlog
             engine.typical_prefill_seconds = MEMORY * typical + (1 - MEMORY) * backlog
+        if backlog:
+            engine.backlog.add(self, backlog, now)
         self._add(1)
 
     def _add(self, sign: int) -> None:
@@ -120,25 +142,20 @@ class Lease:
         engine.running += sign * self._running
         engine.prefilling += sign * self._prefilling
         engine.context_tokens += sign * self._context
-        engine.backlog_seconds += sign * self._backlog
-        if engine.running == engine.prefilling == 0:
-            engine.backlog_seconds = 0.0  # sums of floats drift
         engine.changed()
 
-    def prompt_done(self) -> None:
+    def prompt_done(self, now: float) -> None:
         """The prompt is computed; the rest of the work goes on."""
-        if self._backlog:
-            self.engine.backlog_seconds = max(0.0, self.engine.backlog_seconds - self._backlog)
-            self._backlog = 0.0
-            self.engine.changed()
+        self.engine.backlog.done(self, now)
+        self.engine.changed()
 
-    def release(self) -> bool:
+    def release(self, now: float) -> bool:
         """The work is over. May be called again; True the first time."""
         if not (self._running or self._prefilling):
             return False
+        self.engine.backlog.done(self, now)
         self._add(-1)
         self._running = self._prefilling = self._context = 0
-        self._backlog = 0.0
         return True
 
 

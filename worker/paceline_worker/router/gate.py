@@ -17,11 +17,11 @@ from paceline.policy.routing.admission import may_wait, retry_after_seconds
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, EngineView
-from paceline.policy.routing.placement import Placement, choose, has_prefill_room, has_room
+from paceline.policy.routing.placement import Placement, choose, has_room, prefill_room_in
 from paceline.policy.routing.pools import Split
 from paceline.policy.waiting import Ticket, WaitingLine
 from paceline_worker.router.errors import ApiError
-from paceline_worker.router.fleet import Engine, Fleet, Lease
+from paceline_worker.router.fleet import VIEW_SECONDS, Engine, Fleet, Lease
 
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
@@ -56,17 +56,17 @@ class Place:
 
     def prefill_done(self) -> None:
         """The remote prefill is over, well or not."""
-        if self.prefill_lease is not None and self.prefill_lease.release():
+        if self.prefill_lease is not None and self.prefill_lease.release(self._gate.now()):
             self._gate.wake()
 
     def prompt_done(self) -> None:
         """The decode engine has the prompt."""
-        self.decode_lease.prompt_done()
+        self.decode_lease.prompt_done(self._gate.now())
 
     def release(self) -> None:
         """The request is over."""
         self.prefill_done()
-        self.decode_lease.release()
+        self.decode_lease.release(self._gate.now())
         self._gate.released()
 
 
@@ -109,6 +109,8 @@ class Gate:
         """Which line goes first; takes turns, so that neither starves the other."""
         self._queued_seconds = 0.0
         self._waking = False
+        self._alarm: asyncio.TimerHandle | None = None
+        """Wakes when a prefill engine will have room, before it says so."""
         self._released = 0
         self._released_per_second = 0.0
 
@@ -127,6 +129,10 @@ class Gate:
         """In force."""
         return self._placement
 
+    def now(self) -> float:
+        """By the clock of the loop."""
+        return self._loop.time()
+
     def set_split(self, split: Split) -> None:
         """Keep cold and warm prompts apart by these figures from now on."""
         self._placement = msgspec.structs.replace(
@@ -142,14 +148,17 @@ class Gate:
         view, engines = asking.view(), self._views()
         asking.decided(view, engines, choose(view, engines, self._placement, self._model, self._random()))
 
-    async def place(self, asking: Asking) -> Place:
-        """Engines for a request. Raises ApiError 429 when the queue is full, 503 when the wait was too long."""
+    async def place(self, asking: Asking, *, begun: bool = False) -> Place:
+        """Engines for a request. Raises ApiError 429 when the queue is full, 503 when the wait was too long.
+
+        ``begun``: its answer has, elsewhere; it is not refused for want of room in the queue.
+        """
         line = self._decode_line
         if not line:  # nobody overtakes those who wait
             placed, line = self._try(asking)
             if placed is not None:
                 return placed
-        if not may_wait(waiting=self.waiting, limits=self._limits):
+        if not begun and not may_wait(waiting=self.waiting, limits=self._limits):
             raise ApiError(
                 429,
                 f"All engines are busy and {self.waiting} requests wait already, which is the limit.",
@@ -183,7 +192,8 @@ class Gate:
         self._released_per_second = RATE_MEMORY * self._released_per_second + (1 - RATE_MEMORY) * rate
 
     def _views(self) -> list[EngineView]:
-        return [engine.view() for engine in self._fleet]
+        now = self.now()
+        return [engine.view(now) for engine in self._fleet]
 
     def _serve(self, line: WaitingLine[_Waiter]) -> None:
         """Place from one line until there is no room for it."""
@@ -191,9 +201,10 @@ class Gate:
             views = self._views()
             if not has_room(views, self._placement):
                 return
-            if line is self._prefill_line and not has_prefill_room(views, self._placement):
+            if line is self._prefill_line and (wait := prefill_room_in(views, self._placement)):
+                self._wake_in(wait)
                 return
-            waiter = line.pop(self._loop.time())
+            waiter = line.pop(self.now())
             if waiter is None:
                 return
             self._count_queued(waiter, 0.0)
@@ -206,6 +217,15 @@ class Gate:
                 placed.release()
             else:
                 waiter.future.set_result(placed)
+
+    def _wake_in(self, seconds: float) -> None:
+        """No later than that, unless something happens before."""
+        at = self.now() + max(VIEW_SECONDS, seconds)
+        if self._alarm is not None:
+            if self.now() < self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(at, self.wake)
 
     def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> None:
         view = waiter.asking.view()
@@ -227,7 +247,7 @@ class Gate:
         waiter.seconds = seconds
 
     async def _wait(self, asking: Asking, line: WaitingLine[_Waiter]) -> Place:
-        waiter = _Waiter(asking, self._loop.create_future(), self._loop.time())
+        waiter = _Waiter(asking, self._loop.create_future(), self.now())
         self._push(waiter, line)
         future, place = waiter.future, None
         # Nobody is late here while no engine is there: the first requests wait for one to start.
@@ -264,12 +284,15 @@ class Gate:
             return None, self._decode_line
         remote = placement.prefill is not None
         overtakes = bool(self._prefill_line) and line is not self._prefill_line
-        if remote and (overtakes or not has_prefill_room(views, self._placement)):
+        wait = prefill_room_in(views, self._placement) if remote else 0.0
+        if remote and (overtakes or wait):
+            self._wake_in(wait)
             return None, self._prefill_line
         asking.decided(view, views, placement)
         engines = self._fleet.engines
         decode = Lease(
             engines[placement.decode.name],
+            self.now(),
             running=1,
             context=view.prompt_tokens + view.output_tokens // 2,
             backlog=0.0 if remote else self._prefill_seconds(view, placement.decode),
@@ -277,7 +300,7 @@ class Gate:
         prefill = None
         if placement.prefill is not None:
             backlog = self._prefill_seconds(view, placement.prefill)
-            prefill = Lease(engines[placement.prefill.name], prefilling=1, backlog=backlog)
+            prefill = Lease(engines[placement.prefill.name], self.now(), prefilling=1, backlog=backlog)
         return Place(self, placement, decode, prefill), self._decode_line
 
     def _prefill_seconds(self, view: RequestView, engine: EngineView) -> float:

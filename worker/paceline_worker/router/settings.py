@@ -22,8 +22,10 @@ from paceline_worker.router.prefixes.knowledge import tier_weights
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 BATCH_TOKENS: Final = 8192
 """Of a prefill step: vLLM's default for ``--max-num-batched-tokens`` on large accelerators."""
-QUEUED_BATCHES: Final = 1.25
-"""Work that a prefill engine may have before the rest waits in the router: the next step is there when one ends."""
+AHEAD_BATCHES: Final = 0.25
+"""How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps: it must not stand
+idle, and what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
+"""
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
 SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
 SERVER_PORT_ENV: Final = "KUBERNETES_SERVICE_PORT"
@@ -97,7 +99,7 @@ def placement_settings(config: wire.RouterConfig, model: EngineModel) -> Placeme
         disaggregated=config.disaggregated,
         local_prefill_tokens=default_local_prefill_tokens(model) if local is None else local,
         max_running_per_engine=config.admission.max_running_per_engine,
-        max_prefill_backlog_seconds=QUEUED_BATCHES * model.prefill_seconds(BATCH_TOKENS),
+        prefill_ahead_seconds=AHEAD_BATCHES * model.prefill_seconds(BATCH_TOKENS),
         load_weight=config.placement.load_percent / 100,
         cache_weight=config.placement.cache_percent / 100,
         cold_tokens=split.cold_tokens if split.mode is wire.SplitMode.FIXED else None,

@@ -64,8 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     local_prefill_tokens: int
     """Prompts with at most this many uncached tokens are computed by their decode engine."""
     max_running_per_engine: int
-    max_prefill_backlog_seconds: float = float("inf")
-    """A prefill engine with more work than this has no room: further requests wait in the router, in its order."""
+    prefill_ahead_seconds: float = float("inf")
+    """A prefill engine gets the next prompt so long before it is done with what it has. What comes earlier waits in the
+    router, in its order.
+    """
     load_weight: float = 1.0
     cache_weight: float = 1.0
     cold_tokens: int | None = None

@@ -23,7 +23,7 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     context_tokens: int = 0
     """Tokens of context of those requests."""
     prefill_backlog_seconds: float = 0.0
-    """Prefill work given to it and not finished, through the engine model."""
+    """Until it is done with the prefill work that it has, through the engine model."""
     prefilling: int = 0
     """Remote prefills of this router there, running or waiting."""
     kv_usage: float = 0.0

@@ -23,9 +23,7 @@ NEAR_TIE: Final = 0.05
 LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
 LEAST_PREFILLS: Final = 2
-"""An engine may always have one prompt waiting behind the one it computes, however long: it must not stand idle for the
-time that an answer and the next prompt take.
-"""
+"""Prompts that a simulated engine may always have: one may wait behind the one that it computes."""
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
 INFINITE: Final = float("inf")
@@ -84,13 +82,12 @@ def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
     return bool(_decode_candidates(engines, settings, frozenset()))
 
 
-def has_prefill_room(engines: Sequence[EngineView], settings: Settings) -> bool:
-    """Whether any prefill engine could take one more prompt. True as well when there is none to wait for."""
-    limit = settings.max_prefill_backlog_seconds
-    helpers = [engine for engine in engines if engine.usable and engine.role is not _DECODE]
-    return not helpers or any(
-        engine.prefilling < LEAST_PREFILLS or engine.prefill_backlog_seconds <= limit for engine in helpers
-    )
+def prefill_room_in(engines: Sequence[EngineView], settings: Settings) -> float:
+    """Seconds until a prefill engine has room for one more prompt, if none is done early. 0 when one has room, or when
+    there is none to wait for.
+    """
+    waits = [engine.prefill_backlog_seconds for engine in engines if engine.usable and engine.role is not _DECODE]
+    return max(0.0, min(waits, default=0.0) - settings.prefill_ahead_seconds)
 
 
 def choose(
