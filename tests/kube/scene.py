@@ -216,4 +216,6 @@ def small(name: str) -> Manifest:
     spec = manifest["spec"]
     spec["routing"] = {"replicas": 1}
     spec["engine"] = {"drainSeconds": 5, "startDeadlineSeconds": 60}
+    # Tests of the planner turn it on; all others say themselves how many engines there are to be.
+    spec.setdefault("scaling", {})["mode"] = "Off"
     return manifest

@@ -38,6 +38,13 @@ DRAIN_STARTED: Final = f"{GROUP}/drain-started"
 APPLIED: Final = f"{GROUP}/applied"
 """On a child, hash of the manifest that was applied last: another one says that the child is out of date."""
 
+ENGINE_PROFILE: Final = f"{GROUP}/engine-profile"
+"""On a ModelDeployment, name of the engine model to plan with where the hardware does not tell it."""
+PRIORITY: Final = f"{GROUP}/priority"
+"""On a ModelDeployment, a whole number: where GPUs are shared out, higher goes first."""
+REPLICAS: Final = f"{GROUP}/replicas"
+"""On a workload, the size that it was given last: another one was given by hand."""
+
 # Pod readiness gate: False takes a pod out of service before its workload is scaled down.
 SERVING_GATE: Final = f"{GROUP}/serving"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from pathlib import Path
 
 import click
 
@@ -72,6 +73,30 @@ from paceline.errors import ConfigError
     show_default=True,
     help="Time after which each ModelDeployment is looked at again, whatever happened.",
 )
+@click.option(
+    "--prometheus-url",
+    metavar="URL",
+    envvar="PACELINE_PROMETHEUS_URL",
+    help="Where the planner sees traffic. Default: it reads the routers' own pages. [env: PACELINE_PROMETHEUS_URL]",
+)
+@click.option(
+    "--prometheus-token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Bearer token for that Prometheus.",
+)
+@click.option(
+    "--gpu-quota",
+    type=click.IntRange(1, 1_000_000),
+    envvar="PACELINE_GPU_QUOTA",
+    help="GPUs that all ModelDeployments share, by priority. [env: PACELINE_GPU_QUOTA]",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep what the planner sees and decides there, to replay it.",
+)
 @click.option("--debug", is_flag=True, help="Log more.")
 def operator(
     namespace: str | None,
@@ -84,6 +109,10 @@ def operator(
     router_image: str | None,
     workers: int,
     resync_seconds: int,
+    prometheus_url: str | None,
+    prometheus_token_file: Path | None,
+    gpu_quota: int | None,
+    record: Path | None,
     debug: bool,
 ) -> int:
     """Keep a cluster true to its ModelDeployments. Finds the API server by KUBECONFIG or its own ServiceAccount."""
@@ -91,6 +120,7 @@ def operator(
 
     from paceline.controller.operator import configure_logging, run_operator
     from paceline.controller.settings import CRASH_ENV, OperatorSettings
+    from paceline.planner.make import make_targets
     from paceline.policy.resources import Images
 
     defaults = Images()
@@ -108,8 +138,25 @@ def operator(
         crash_after_writes=_positive(CRASH_ENV),
     )
     configure_logging(debug=debug)
-    asyncio.run(run_operator(settings))
+    token = None if prometheus_token_file is None else _token(prometheus_token_file)
+
+    async def run() -> None:
+        targets = make_targets(url=prometheus_url, token=token, gpu_quota=gpu_quota, record=record)
+        try:
+            await run_operator(settings, targets=targets, metrics=targets.metrics.registry)
+        finally:
+            await targets.close()
+
+    asyncio.run(run())
     return 0
+
+
+def _token(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"--prometheus-token-file: can't read {file}: {reason}.") from None
 
 
 def _positive(name: str) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.api import labels
 from paceline.api.conditions import ConditionType, Finding, Reason
 from paceline.api.v1alpha1 import ConditionStatus, ModelDeployment, check_update, from_manifest
 from paceline.controller.api import Json
@@ -55,7 +56,10 @@ class AcceptedSpecs:
         """See :func:`accept`."""
         metadata = raw["metadata"]
         kept = None if config_map is None else config_map["metadata"]["resourceVersion"]
-        edition = (metadata["uid"], metadata["generation"], kept, kinds)
+        notes = metadata.get("annotations") or {}
+        # A change of these changes no generation.
+        asked = (notes.get(labels.PRIORITY), notes.get(labels.ENGINE_PROFILE))
+        edition = (metadata["uid"], metadata["generation"], kept, kinds, asked)
         known = self._known.get(key)
         if known is not None and known[0] == edition:
             return known[1]

@@ -70,7 +70,11 @@ class Executor:
 
     async def _resize(self, namespace: str, action: SetReplicas, about: Json) -> None:
         kind: Kind = BY_ID[action.kind]
-        body = {"metadata": {"resourceVersion": action.version}, "spec": {"replicas": action.replicas}}
+        metadata = {
+            "resourceVersion": action.version,
+            "annotations": {labels.REPLICAS: str(action.replicas)},
+        }
+        body = {"metadata": metadata, "spec": {"replicas": action.replicas}}
         answer = await self._writer.merge(kind, namespace, action.workload, body)
         self._state.caches[kind.id].put(answer)
         message = f"{action.workload} goes from {action.before} to {action.replicas} engines."

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import kopf
+from prometheus_client import CollectorRegistry
 
 from paceline.clock import Clock
 from paceline.controller.api import Json, KubeApi
@@ -26,7 +27,7 @@ from paceline.controller.reconcile import Reconciler, Services, SpecTargets, Tar
 from paceline.controller.refusals import NotLeader
 from paceline.controller.report import Reporter
 from paceline.controller.settings import OperatorSettings
-from paceline.controller.state import ClusterState, Key, key_of
+from paceline.controller.state import ClusterState, Key, key_of, named
 from paceline.controller.watch import WatchCache
 from paceline.controller.workers import EngineWorkers
 from paceline.controller.writer import Writer
@@ -76,11 +77,13 @@ class Operator:
         self._state = ClusterState(
             self._api, namespace=settings.namespace, metrics=self._metrics, changed=self._has_changed
         )
+        self._targets: Targets = targets or SpecTargets()
+        self._targets.ask_for_passes(lambda namespace, name: self._queue.add(named(namespace, name), 0.0))
         services = Services(
             state=self._state,
             writer=writer,
             workers=self._workers,
-            targets=targets or SpecTargets(),
+            targets=self._targets,
             clock=clock,
             events=events,
             reporter=Reporter(self._state, writer, events, clock),
@@ -133,6 +136,10 @@ class Operator:
         """Why this replica could not lead just now; None when it could."""
         return self._state.trouble()
 
+    def show(self, metrics: CollectorRegistry) -> None:
+        """Have ``metrics`` on this operator's page, too."""
+        self._metrics.include(metrics)
+
     def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
@@ -154,6 +161,7 @@ class Operator:
             self._add_all(self._state.deployments())
         else:
             self._leads.clear()
+            self._targets.stand_by()
 
     def _add_all(self, keys: Iterable[Key], over_seconds: float = 0.0) -> None:
         """Have all ``keys`` looked at, spread evenly over a time."""

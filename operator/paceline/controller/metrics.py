@@ -49,6 +49,10 @@ class OperatorMetrics:
             "paceline_operator_is_leader", "1 while this replica holds the lease", registry=self._registry
         )
 
+    def include(self, others: CollectorRegistry) -> None:
+        """Show what somebody else of this process counts, too."""
+        self._registry.register(others)
+
     def api_request(self, verb: str, resource: str, code: int) -> None:
         """One request was answered with ``code``, or not at all (0)."""
         self._api.labels(verb, resource, str(code)).inc()

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import kopf
+from prometheus_client import CollectorRegistry
 
 from paceline.api import labels
 from paceline.clock import WallClock
 from paceline.controller.login import log_in
 from paceline.controller.loops import Operator
+from paceline.controller.reconcile import Targets
 from paceline.controller.settings import OperatorSettings
 
 RESTART_SECONDS: Final = 1.0
@@ -20,8 +22,13 @@ RESTART_SECONDS: Final = 1.0
 log = logging.getLogger(__name__)
 
 
-async def run_operator(settings: OperatorSettings) -> None:
-    """Run one replica until a signal. Raises PacelineError where it can't even start."""
+async def run_operator(
+    settings: OperatorSettings, *, targets: Targets | None = None, metrics: CollectorRegistry | None = None
+) -> None:
+    """Run one replica until a signal. Raises PacelineError where it can't even start.
+
+    ``targets`` says how many engines there should be, else the specs' minima do; ``metrics`` are shown with its own.
+    """
     kopf_settings = kopf.OperatorSettings()
     # Events, finalizers and progress are our own matter: kopf writes nothing.
     kopf_settings.posting.enabled = False
@@ -30,7 +37,9 @@ async def run_operator(settings: OperatorSettings) -> None:
     def connect() -> kopf.ConnectionInfo:
         return log_in(kopf_settings)
 
-    operator = Operator(connect, settings, WallClock())
+    operator = Operator(connect, settings, WallClock(), targets=targets)
+    if metrics is not None:
+        operator.show(metrics)
     stop = asyncio.Event()
     try:
         await operator.start()

@@ -15,14 +15,14 @@ from typing import Final, Protocol, TypeVar
 from paceline.api import labels
 from paceline.api.conditions import ConditionType, Finding, Reason, merge
 from paceline.api.v1alpha1 import ConditionStatus, ModelDeployment
-from paceline.api.wire import Role
+from paceline.api.v1alpha1.scaling import ScalingMode
 from paceline.clock import Clock
 from paceline.controller.acceptance import Accepted, AcceptedSpecs
 from paceline.controller.api import Json
 from paceline.controller.apply import AppliedAsIs, differences, edited_by_hand
 from paceline.controller.events import Events
 from paceline.controller.execute import Executor
-from paceline.controller.kinds import CONFIG_MAP, DEPLOYMENT, WORKLOADS, kind_of
+from paceline.controller.kinds import BY_ID, CONFIG_MAP, DEPLOYMENT, WORKLOADS, kind_of
 from paceline.controller.refusals import ApiError, Conflict, Forbidden, Invalid, NamespaceGoing, NotFound, NotLeader
 from paceline.controller.report import Reporter, read_status
 from paceline.controller.state import ClusterState, Key
@@ -31,12 +31,13 @@ from paceline.controller.writer import Writer
 from paceline.errors import ClusterError
 from paceline.policy.lifecycle.actions import Action, CreateWorkload
 from paceline.policy.lifecycle.garbage import unreferenced_config_maps
-from paceline.policy.lifecycle.observed import Pod, Trouble, read_workload, workload_trouble
+from paceline.policy.lifecycle.observed import Pod, Trouble, Workload, read_workload, workload_trouble
+from paceline.policy.lifecycle.orders import Orders, Situation
 from paceline.policy.lifecycle.plan import Plan, default_counts, plan_engines
-from paceline.policy.resources import HardwarePool, Images
+from paceline.policy.resources import Images
 from paceline.policy.resources.accepted import accepted_name
 from paceline.policy.resources.router import SERVICE_PORT
-from paceline.policy.status import RouterView, Seen, make_status
+from paceline.policy.status import RouterView, ScalingView, Seen, make_status, new_decisions
 
 FIELDS_NAMED: Final = 3
 """Fields that a message about a hand-made edit names."""
@@ -49,20 +50,49 @@ log = logging.getLogger(__name__)
 
 
 class Targets(Protocol):
-    """Who says how many engines there should be."""
+    """Who says how many engines there should be, and which does what."""
 
-    def counts(self, md: ModelDeployment, pools: Sequence[HardwarePool]) -> Mapping[Role, int]:
-        """Engines by role, now."""
+    def orders(self, situation: Situation) -> Orders:
+        """What to bring about, now."""
+        ...
+
+    def view(self, md: ModelDeployment) -> ScalingView | None:
+        """What the status is to say of it."""
+        ...
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The ModelDeployment is gone."""
+        ...
+
+    def stand_by(self) -> None:
+        """Another replica leads now."""
+        ...
+
+    def ask_for_passes(self, ask: Callable[[str, str], None]) -> None:
+        """``ask`` is to be called with namespace and name of a ModelDeployment that needs a pass."""
         ...
 
 
 class SpecTargets:
-    """The minimum of every role, as the spec says: what holds until a planner sizes the pools."""
+    """The minimum of every role, as the spec says: what holds where nobody plans."""
 
-    def counts(self, md: ModelDeployment, pools: Sequence[HardwarePool]) -> Mapping[Role, int]:
+    def orders(self, situation: Situation) -> Orders:
+        """See :class:`Targets`."""
+        return Orders(default_counts(situation.pools))
+
+    def view(self, md: ModelDeployment) -> ScalingView | None:
         """See :class:`Targets`."""
         del md
-        return default_counts(pools)
+        return None
+
+    def forget(self, namespace: str, name: str) -> None:
+        """See :class:`Targets`."""
+
+    def stand_by(self) -> None:
+        """See :class:`Targets`."""
+
+    def ask_for_passes(self, ask: Callable[[str, str], None]) -> None:
+        """See :class:`Targets`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +124,7 @@ class Reconciler:
         if raw is None:
             self._specs.forget(key)
             self._as_is.forget(key)
+            self._services.targets.forget(*key)
             return None
         if raw["metadata"].get("deletionTimestamp") is not None:
             # Children go with their owner; engines drain on SIGTERM like on any other deletion of their pods.
@@ -147,6 +178,8 @@ class _Pass:
         self._children = accepted.children
         self._problems: list[Finding] = []
         self._failure: ClusterError | None = None
+        self._ordered: Mapping[str, int] = {}
+        """Sizes that workloads were given last, by name."""
 
     async def run(self, problem: Finding | None) -> float | None:
         if problem is not None:
@@ -156,15 +189,32 @@ class _Pass:
         idle = await self._services.workers.drain(leaving)
         uid = self._raw["metadata"]["uid"]
         found = self._state.owned(self._key, uid, *WORKLOADS)
+        workloads = [read_workload(raw) for raw in found]
+        self._ordered = {raw["metadata"]["name"]: size for raw in found if (size := ordered_size(raw)) is not None}
+        edited = [one for one in workloads if self._ordered.get(one.name, one.replicas) != one.replicas]
+        now = self._services.clock.wall()
+        situation = Situation(
+            md=self._md,
+            pools=[engine.pool for engine in self._children.engines],
+            workloads=workloads,
+            pods=pods,
+            status=read_status(self._raw),
+            now=now,
+            edited={one.pool: one.replicas for one in edited},
+        )
+        orders = self._services.targets.orders(situation)
         plan = plan_engines(
             self._md,
             self._children.engines,
-            self._services.targets.counts(self._md, [engine.pool for engine in self._children.engines]),
-            workloads=[read_workload(raw) for raw in found],
+            orders.counts,
+            workloads=workloads,
             pods=pods,
-            now=self._services.clock.wall(),
+            now=now,
             idle=idle,
+            orders=orders,
         )
+        for workload in edited:
+            await self._attempt(self._tell_edited, (workload, plan))
         for manifest in (*self._accepted.supporting, *self._current_workloads(plan)):
             await self._attempt(self._apply, manifest)
         for action in plan.actions:
@@ -183,7 +233,7 @@ class _Pass:
         """Workloads of the wanted templates that exist, at the size that they have: in case somebody edited them."""
         current = [(view.name, view.current.workload) for view in plan.views]
         return [
-            _sized(self._accepted.workloads[pool], workload.replicas)
+            _sized(self._accepted.workloads[pool], workload.replicas, self._ordered.get(workload.name))
             for pool, workload in current
             if workload is not None and not workload.deleting
         ]
@@ -227,9 +277,34 @@ class _Pass:
             return
         workload = self._accepted.workloads[action.pool]
         if f"{workload['apiVersion']}/{workload['kind']}" in self._state.available:
-            await self._apply(_sized(workload, action.replicas))
+            await self._apply(_sized(workload, action.replicas, action.replicas))
             message = f"{workload['metadata']['name']} starts with {action.replicas} engines."
             await self._services.events.write(self._raw, "WorkloadCreated", message)
+
+    async def _tell_edited(self, what: tuple[Workload, Plan]) -> None:
+        """Somebody scaled a workload by hand: say what comes of it, once."""
+        workload, plan = what
+        goal = next((view.total for view in plan.views if view.name == workload.pool), 0)
+        mode = self._md.spec.scaling.mode
+        if goal == workload.replicas:
+            reason, rest = "ReplicasAccepted", f"spec.scaling.mode {mode} leaves that to you"
+        else:
+            who = "minReplicas says" if mode is ScalingMode.OFF else "the planner's number is"
+            if mode is ScalingMode.RECOMMEND:
+                who = "the nearest that the spec allows is"
+            reason, rest = "ReplicasPutBack", f"{who} {goal}, and that is put back. Change spec.pools or spec.scaling"
+        message = f"{workload.name} was set to {workload.replicas} engines by hand; {rest}."
+        body = {
+            "metadata": {
+                "resourceVersion": workload.version,
+                "annotations": {labels.REPLICAS: str(workload.replicas)},
+            }
+        }
+        kind = BY_ID[workload.kind]
+        self._state.caches[kind.id].put(
+            await self._services.writer.merge(kind, self._key.namespace, workload.name, body)
+        )
+        await self._services.events.write(self._raw, reason, message, warning=goal != workload.replicas)
 
     async def _remove_config_map(self, which: tuple[str, str]) -> None:
         name, uid = which
@@ -245,9 +320,14 @@ class _Pass:
             problems=tuple(self._problems),
             missing_kinds=self._children.missing,
             limited=any(view.total < sum(view.wanted.values()) for view in plan.views),
+            scaling=self._services.targets.view(self._md),
         )
         after = make_status(self._md, before, seen, generation=self._raw["metadata"]["generation"], now=reporter.now())
         await reporter.report(self._raw, before, after)
+        for decision in reversed(() if seen.scaling is None else new_decisions(before, seen.scaling)):
+            recommended = self._md.spec.scaling.mode is ScalingMode.RECOMMEND
+            reason = "ScalingRecommended" if recommended else "ScalingDecided"
+            await self._services.events.write(self._raw, reason, decision.reason)
 
     def _router(self, pods: Sequence[Pod]) -> RouterView:
         service = self._children.router.service["metadata"]
@@ -263,8 +343,17 @@ class _Pass:
         )
 
 
-def _sized(workload: Json, replicas: int) -> Json:
-    return {**workload, "spec": {**workload["spec"], "replicas": replicas}}
+def ordered_size(workload: Json) -> int | None:
+    """The size that a workload was given last by an operator; None where nobody wrote it down."""
+    text = (workload["metadata"].get("annotations") or {}).get(labels.REPLICAS, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _sized(workload: Json, replicas: int, ordered: int | None) -> Json:
+    metadata = workload["metadata"]
+    if ordered is not None:
+        metadata = {**metadata, "annotations": {**metadata["annotations"], labels.REPLICAS: str(ordered)}}
+    return {**workload, "metadata": metadata, "spec": {**workload["spec"], "replicas": replicas}}
 
 
 def _engine_trouble(plan: Plan, pods: Sequence[Pod]) -> tuple[Trouble, ...]:

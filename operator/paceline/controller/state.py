@@ -36,6 +36,11 @@ def key_of(resource: Json) -> Key:
     return Key(resource["metadata"]["namespace"], dns_label(resource["metadata"]["name"]))
 
 
+def named(namespace: str, name: str) -> Key:
+    """Key of the ModelDeployment of that name."""
+    return Key(namespace, dns_label(name))
+
+
 class ClusterState:
     """All caches, and an index of their content by deployment."""
 

@@ -21,6 +21,7 @@ from paceline.api.v1alpha1.status import (
     ScalingDecision,
     ScalingLimit,
     ScalingStatus,
+    SloStatus,
 )
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.observed import Pod, Trouble
@@ -45,6 +46,20 @@ class RouterView:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingView:
+    """What the planner has to say."""
+
+    metrics: Finding
+    """Whether it sees what it decides on."""
+    limited: Finding | None = None
+    """What keeps it from giving what is needed; None: what the budget allows."""
+    recommended: EngineCounts | None = None
+    decisions: tuple[ScalingDecision, ...] = ()
+    """The last ones, newest first."""
+    slo: SloStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """All that a status is made from, besides the resource itself."""
 
@@ -58,6 +73,8 @@ class Seen:
     missing_kinds: tuple[str, ...]
     limited: bool
     """Whether the budget allows fewer engines than are wanted."""
+    scaling: ScalingView | None = None
+    """What the planner says; None where nobody plans, or has not looked yet."""
 
 
 def make_status(
@@ -76,8 +93,8 @@ def make_status(
         engines=_of(sum(role.ready for role in roles.values()), sum(counts.values())),
         ratio=_ratio(roles),
         roles=Roles(prefill=roles.get(Role.PREFILL), decode=roles.get(Role.DECODE), both=roles.get(Role.BOTH)),
-        slo=previous.slo,
-        scaling=_scaling(previous, counts, now),
+        slo=previous.slo if seen.scaling is None else seen.scaling.slo or previous.slo,
+        scaling=_scaling(previous, counts, now) if seen.scaling is None else _planned(previous, seen.scaling),
     )
 
 
@@ -116,6 +133,18 @@ def _ratio(roles: Mapping[Role, RoleStatus]) -> str | None:
     if Role.PREFILL not in roles or Role.DECODE not in roles:
         return None
     return f"{roles[Role.PREFILL].ready}:{roles[Role.DECODE].ready}"
+
+
+def new_decisions(previous: ModelDeploymentStatus, view: ScalingView) -> tuple[ScalingDecision, ...]:
+    """Decisions that the status does not hold yet, newest first."""
+    known = previous.scaling.history if previous.scaling is not None else ()
+    return tuple(one for one in view.decisions if one not in known and (not known or one.time >= known[0].time))
+
+
+def _planned(previous: ModelDeploymentStatus, view: ScalingView) -> ScalingStatus:
+    earlier = previous.scaling or ScalingStatus()
+    history = (*new_decisions(previous, view), *earlier.history)[:HISTORY_LENGTH]
+    return ScalingStatus(recommended=view.recommended or earlier.recommended, history=history)
 
 
 def _scaling(previous: ModelDeploymentStatus, counts: Mapping[Role, int], now: datetime) -> ScalingStatus | None:
@@ -164,6 +193,7 @@ def _findings(seen: Seen, roles: Mapping[Role, RoleStatus], now: float) -> list[
             _available(seen, roles),
             progressing,
             _limited(seen),
+            *(() if seen.scaling is None else (seen.scaling.metrics,)),
             *seen.problems,
         )
     }
@@ -269,6 +299,8 @@ def _names(pods: Sequence[Pod]) -> str:
 
 
 def _limited(seen: Seen) -> Finding:
+    if seen.scaling is not None and seen.scaling.limited is not None:
+        return seen.scaling.limited
     if seen.limited:
         message = "spec.scaling.gpuBudget allows fewer engines than are wanted."
         return Finding(ConditionType.SCALING_LIMITED, ConditionStatus.TRUE, Reason.GPU_BUDGET_REACHED, message)

@@ -90,9 +90,11 @@ class ScalingLimit(StrEnum):
     TTFT = "TTFT"
     ITL = "ITL"
     KV_MEMORY = "KvMemory"
+    BATCH = "Batch"
     GPU_BUDGET = "GpuBudget"
     MIN_REPLICAS = "MinReplicas"
     MAX_REPLICAS = "MaxReplicas"
+    IDLE = "Idle"
     HELD = "Held"
 
 

@@ -14,6 +14,7 @@ from paceline.api.wire import Role
 from paceline.policy.lifecycle.abandoned import plan_abandoned
 from paceline.policy.lifecycle.actions import Action
 from paceline.policy.lifecycle.observed import Pod, Workload
+from paceline.policy.lifecycle.orders import Orders
 from paceline.policy.lifecycle.removal import drain_steps, is_overdue, resize_steps
 from paceline.policy.lifecycle.serving import serving_steps
 from paceline.policy.lifecycle.sizes import Sizes, plan_sizes
@@ -51,10 +52,12 @@ def plan_engines(
     now: float,
     idle: frozenset[str] = frozenset(),
     loads: Mapping[str, float] | None = None,
+    orders: Orders | None = None,
 ) -> Plan:
     """One pass. ``counts`` are engines by role, ``now`` seconds since the epoch, ``idle`` the draining pods that have
-    nothing in flight, ``loads`` what a change of role would lose by pod name.
+    nothing in flight, ``loads`` what a change of role would lose by pod name, ``orders`` what goes beyond counts.
     """
+    orders = orders or Orders(counts)
     views = _views(md, engines, counts, workloads, pods, idle, now)
     paces = _paces(views)
     abandoned = _abandoned(md, engines, workloads, pods, idle, now)
@@ -63,11 +66,11 @@ def plan_engines(
     actions: list[Action] = []
     for unlimited in views:
         view = replace(unlimited, limit=budget.limit(unlimited.name))
-        sizes = plan_sizes(view, now, pace=paces.get(view.name))
+        sizes = plan_sizes(view, now, pace=paces.get(view.name), chosen=orders.leaving)
         budget.claim(view, sizes)
         limited.append(view)
         actions += drain_steps(view, sizes, now)
-        actions += serving_steps(view, sizes.leaving, loads or {})
+        actions += serving_steps(view, sizes.leaving, loads or {}, orders)
         actions += resize_steps(view, sizes)
     for view, sizes in zip(abandoned, plan_abandoned(abandoned, limited), strict=True):
         actions += drain_steps(view, sizes, now)

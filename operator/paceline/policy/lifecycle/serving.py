@@ -11,15 +11,18 @@ from collections.abc import Collection, Iterator, Mapping
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.actions import Action, OpenGate, SetRole
 from paceline.policy.lifecycle.observed import Pod
+from paceline.policy.lifecycle.orders import Orders, kept_roles
 from paceline.policy.lifecycle.view import PoolView
 from paceline.policy.roles import EngineRole, assign_roles
 
 
-def serving_steps(view: PoolView, leaving: Collection[str], loads: Mapping[str, float]) -> Iterator[Action]:
+def serving_steps(
+    view: PoolView, leaving: Collection[str], loads: Mapping[str, float], orders: Orders
+) -> Iterator[Action]:
     """Role labels first: an engine without one must not serve. ``loads`` says what a change would lose, by pod."""
     working = [pod for group in view.groups for pod in group.working if pod.name not in leaving]
     roles = {pod.name: pod.role for pod in working}
-    for name, role in _roles(view, working, loads).items():
+    for name, role in _roles(view, working, loads, orders).items():
         if roles[name] is not role:
             yield SetRole(name, roles[name], role)
             roles[name] = role
@@ -28,7 +31,7 @@ def serving_steps(view: PoolView, leaving: Collection[str], loads: Mapping[str, 
             yield OpenGate(pod.name)
 
 
-def _roles(view: PoolView, working: list[Pod], loads: Mapping[str, float]) -> dict[str, Role]:
+def _roles(view: PoolView, working: list[Pod], loads: Mapping[str, float], orders: Orders) -> dict[str, Role]:
     if view.fixed_role is not None:
         return {pod.name: view.fixed_role for pod in working}
     result: dict[str, Role] = {}
@@ -36,5 +39,8 @@ def _roles(view: PoolView, working: list[Pod], loads: Mapping[str, float]) -> di
         fleet = [
             EngineRole(pod.name, pod.role, loads.get(pod.name, 0.0)) for pod in working if pod.revision == revision
         ]
-        result |= {change.engine: change.after for change in assign_roles(fleet, view.wanted)}
+        if orders.keeps_roles and not view.rolling:
+            result |= kept_roles(fleet, view.wanted, orders.roles)
+        else:
+            result |= {change.engine: change.after for change in assign_roles(fleet, view.wanted)}
     return result

@@ -27,21 +27,29 @@ class Sizes:
     """Pods that are to drain, with the reason in words."""
 
 
-def plan_sizes(view: PoolView, now: float, *, pace: int | None = None) -> Sizes:
-    """The next step. ``pace`` bounds the engines of the new template, so that pools are replaced in step."""
+def plan_sizes(view: PoolView, now: float, *, pace: int | None = None, chosen: frozenset[str] = frozenset()) -> Sizes:
+    """The next step. ``pace`` bounds the engines of the new template, so that pools are replaced in step. ``chosen``
+    are the first to go where there are too many; those that never got ready go in any case.
+    """
     if not view.rolling:
-        return _steady(view)
+        return _steady(view, chosen)
     if view.stalled(now):
         return _stalled(view)
     return _rolling(view, pace)
 
 
-def _steady(view: PoolView) -> Sizes:
+def _steady(view: PoolView, chosen: frozenset[str]) -> Sizes:
     current, goal = view.current, view.total
-    surplus = len(current.staying) - goal
-    leaving = choose_leaving(current.staying, surplus, view.wanted, ordered=view.ordered)
+    hopeless = [pod for pod in current.staying if pod.name in chosen and view.never_ready(pod)]
+    leaving = {pod.name: "it did not get ready in time" for pod in hopeless}
+    rest = [pod for pod in current.staying if pod.name not in leaving]
+    surplus = max(0, len(rest) - goal)
+    first = [] if view.ordered else [pod for pod in rest if pod.name in chosen][:surplus]
+    others = [pod for pod in rest if pod not in first]
+    first += choose_leaving(others, surplus - len(first), view.wanted, ordered=view.ordered)
+    leaving |= {pod.name: "fewer engines are wanted" for pod in first}
     keep = goal if current.replicas >= goal else min(goal, current.replicas + view.room)
-    return Sizes({view.template: keep}, {pod.name: "fewer engines are wanted" for pod in leaving})
+    return Sizes({view.template: keep}, leaving)
 
 
 def _rolling(view: PoolView, pace: int | None) -> Sizes:

@@ -1,0 +1,239 @@
+"""The planner of one ModelDeployment: what it remembers, and one step of it. Whoever runs it brings the readings and
+the engines, and carries the orders out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec.structs import replace
+
+from paceline.api import labels
+from paceline.api.conditions import Reason
+from paceline.api.v1alpha1 import ModelDeployment
+from paceline.api.v1alpha1.scaling import ScalingMode
+from paceline.api.v1alpha1.status import (
+    HISTORY_LENGTH,
+    EngineCounts,
+    ScalingDecision,
+    ScalingLimit,
+)
+from paceline.api.wire import Role
+from paceline.errors import ConfigError
+from paceline.planner.measured import EngineFact, EngineMemory
+from paceline.planner.observe import LEAST_STALE_SECONDS, observe
+from paceline.planner.settings import engine_models, scaling_settings
+from paceline.planner.source import Blind, Reading
+from paceline.policy.lifecycle.orders import Orders
+from paceline.policy.scaling.decision import Decision, Limit
+from paceline.policy.scaling.observation import Counts, Observation, PolicyState
+from paceline.policy.scaling.planner import plan
+from paceline.policy.scaling.profiles import known_profiles
+from paceline.policy.scaling.settings import EngineModels, ScalingSettings
+from paceline.policy.scaling.words import plain_words
+
+LONGEST_REASON: Final = 1024
+"""Characters of a reason that the status keeps."""
+WAKE_SECONDS: Final = 1.0
+"""Time between two looks while a deployment sleeps: a request waits for what comes of it."""
+LONGEST_RETRY_SECONDS: Final = 3600.0
+"""Longest pause before an engine that does not get ready is replaced once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one look came to."""
+
+    observation: Observation
+    decision: Decision
+    blind: Blind | None
+    news: ScalingDecision | None
+    """What is worth a line in the history; None where nothing changes, or the same was recommended before."""
+    words: tuple[str, ...]
+
+
+class DeploymentPlanner:
+    """Remembers what the policy remembers. ``counts``: engines by role that are asked for when it begins."""
+
+    def __init__(self, md: ModelDeployment, counts: Mapping[Role, int], *, profile: str | None = None) -> None:
+        self._profile = profile
+        self._state = PolicyState()
+        self._memory = EngineMemory()
+        self._blind: Blind | None = None
+        self._retries = 0
+        self._retry_at = 0.0
+        self.counts: Mapping[Role, int] = dict(counts)
+        """Engines by role that are ordered now."""
+        self.orders = Orders(self.counts, keeps_roles=True)
+        self.recommended: EngineCounts | None = None
+        self.history: deque[ScalingDecision] = deque(maxlen=HISTORY_LENGTH)
+        """Newest first."""
+        self.last: Step | None = None
+        self.quota_note = ""
+        """What became of its share of a quota last."""
+        self._noted = ""
+        self.configure(md)
+
+    def configure(self, md: ModelDeployment, *, gpu_limit: int | None = None) -> None:
+        """Take over a spec. Counts that are out of its bounds follow at once; ``gpu_limit``: share of a quota."""
+        self.md = md
+        self.gpu_limit = gpu_limit
+        self.settings: ScalingSettings = scaling_settings(md, gpu_limit=gpu_limit)
+        self.models, self._no_models = _models(md, self._profile)
+        self.mode = md.spec.scaling.mode
+        asleep = self.settings.idle_seconds is not None and not any(self.counts.values())
+        if not asleep or self.mode is not ScalingMode.AUTO:
+            self._order(self._bounded(self.counts))
+
+    @property
+    def interval_seconds(self) -> float:
+        """Time until the next look."""
+        interval = float(self.md.spec.scaling.interval_seconds)
+        return min(interval, WAKE_SECONDS) if self.asleep else interval
+
+    @property
+    def window_seconds(self) -> float:
+        """How much of the past a reading is to hold."""
+        return self.settings.demand_window_seconds
+
+    @property
+    def asleep(self) -> bool:
+        """Whether no engine is wanted."""
+        return not any(self.counts.values())
+
+    def hold(self, counts: Mapping[Role, int]) -> None:
+        """Somebody else has decided on ``counts``."""
+        self._order(self._bounded(counts))
+
+    def look(self, reading: Reading, engines: Sequence[EngineFact], routers: Sequence[str], *, now: float,
+             speed: float = 1.0) -> Step:  # fmt: skip
+        """Observe and decide. In mode Auto :attr:`orders` are what to do from now on. Takes milliseconds to tenths of a
+        second; nothing else may be called meanwhile.
+        """
+        seen = observe(
+            reading,
+            self._memory.look(engines, now),
+            routers,
+            now=now,
+            window_seconds=self.window_seconds,
+            measured=self._memory.measured,
+            speed=speed,
+            stale_seconds=max(LEAST_STALE_SECONDS, 3.0 * self.md.spec.scaling.interval_seconds),
+        )
+        observation, blind = seen.observation, seen.blind
+        if self.models is None:
+            blind = Blind(Reason.ENGINE_MODEL_MISSING, self._no_models)
+            observation = replace(observation, metrics_problem=blind.message)
+        # Where nothing can be seen the policy holds, whatever the engines.
+        models = self.models or EngineModels.same(next(iter(known_profiles().values())))
+        before = dict(self.counts)
+        decision, self._state = plan(observation, self._state, self.settings, models)
+        news = None
+        if blind is None:
+            news = self._news(decision, before)
+            if self.mode is ScalingMode.AUTO:
+                self._obey(decision, now)
+            self.recommended = _as_status(decision.engines)
+        elif self._blind is None or self._blind.reason is not blind.reason:
+            # Roles and drains that were decided on before are older than what can be seen.
+            self.orders = Orders(self.counts, keeps_roles=True)
+        self._blind = blind
+        if news is not None:
+            self.history.appendleft(news)
+        self.last = Step(observation, decision, blind, news, tuple(plain_words(decision)))
+        return self.last
+
+    def _obey(self, decision: Decision, now: float) -> None:
+        roles = self.settings.pools
+        self.counts = {role: decision.engines.of(role) for role in roles}
+        leaving = frozenset(drain.engine for drain in decision.drains)
+        absent = leaving & frozenset(decision.explanation.absent)
+        if absent and now < self._retry_at:
+            leaving -= absent
+        elif absent:
+            pause = min(LONGEST_RETRY_SECONDS, self.settings.start_deadline_seconds * 2.0 ** min(self._retries, 10))
+            self._retry_at, self._retries = now + pause, self._retries + 1
+        else:
+            self._retries = 0
+        flips = {flip.engine: flip.after for flip in decision.flips}
+        self.orders = Orders(self.counts, keeps_roles=True, roles=flips, leaving=leaving)
+
+    def _order(self, counts: Mapping[Role, int]) -> None:
+        self.counts = dict(counts)
+        known = self.orders
+        self.orders = Orders(self.counts, keeps_roles=True, roles=known.roles, leaving=known.leaving)
+
+    def _bounded(self, counts: Mapping[Role, int]) -> dict[Role, int]:
+        return {
+            role: min(max(counts.get(role, pool.min_engines), pool.min_engines), pool.max_engines)
+            for role, pool in self.settings.pools.items()
+        }
+
+    def _news(self, decision: Decision, before: Mapping[Role, int]) -> ScalingDecision | None:
+        wanted = {role: decision.engines.of(role) for role in self.settings.pools}
+        if self.mode is ScalingMode.AUTO:
+            if not decision.changes_something:
+                return None
+            resized = bool(decision.starts or decision.drains)
+            old, new = (_by_role(before), _as_status(decision.engines)) if resized else (
+                _as_status(decision.before), _as_status(decision.roles)
+            )  # fmt: skip
+        else:
+            if wanted == dict(before) or (self.recommended == _as_status(decision.engines)):
+                return None
+            old, new = _by_role(before), _as_status(decision.engines)
+        words = plain_words(decision)
+        if self.quota_note != self._noted:
+            words.insert(1, self.quota_note)
+            self._noted = self.quota_note
+        if self.mode is not ScalingMode.AUTO:
+            words = [f"Recommended, not done: {words[0]}", *words[1:]]
+        return ScalingDecision(
+            time=datetime.fromtimestamp(decision.at, UTC).replace(microsecond=0),
+            before=old,
+            after=new,
+            limit=limit_of(decision.explanation.bound_by),
+            reason=in_one(words),
+        )
+
+
+def _models(md: ModelDeployment, profile: str | None) -> tuple[EngineModels | None, str]:
+    """How fast engines are, or why that is not known."""
+    try:
+        models = engine_models(md, profile=profile)
+    except ConfigError as error:
+        return None, str(error)
+    return models, (
+        f"nothing is known of how fast {md.spec.model.name} is on its hardware; name an engine model in the annotation "
+        f"{labels.ENGINE_PROFILE}, or measure one with `paceline calibrate`"
+    )
+
+
+def limit_of(limit: Limit) -> ScalingLimit:
+    """As the status names it."""
+    return ScalingLimit(limit.value)
+
+
+def in_one(words: Sequence[str], *, most: int = LONGEST_REASON) -> str:
+    """Whole sentences as one text, as many as there is room for."""
+    text = ""
+    for sentence in words:
+        longer = f"{text} {sentence}".strip()
+        if len(longer) > most:
+            return text or f"{sentence[: most - 1]}…"
+        text = longer
+    return text
+
+
+def _as_status(counts: Counts) -> EngineCounts:
+    return EngineCounts(prefill=counts.prefill, decode=counts.decode, both=counts.both)
+
+
+def _by_role(counts: Mapping[Role, int]) -> EngineCounts:
+    return EngineCounts(
+        prefill=counts.get(Role.PREFILL, 0), decode=counts.get(Role.DECODE, 0), both=counts.get(Role.BOTH, 0)
+    )

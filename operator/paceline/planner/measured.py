@@ -1,0 +1,91 @@
+"""What the planner remembers of engines from one look to the next: since when they are as they are, and how long starts
+took.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from paceline.api.wire import EngineState, Role
+from paceline.planner.observe import EnginePod
+from paceline.policy.scaling.observation import Measured
+
+LEAST_STARTS: Final = 5
+"""Starts that must have been seen before their times are believed."""
+REMEMBERED_STARTS: Final = 50
+FORMER_WORK_SECONDS: Final = 3600.0
+"""After so long an engine has no work of a role that it had before."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFact:
+    """An engine as it is now."""
+
+    name: str
+    role: Role | None
+    state: EngineState
+    created: float
+    """Seconds on the planner's clock."""
+
+
+@dataclass(slots=True)
+class _Known:
+    state: EngineState
+    since: float
+    role: Role | None
+    role_since: float | None
+    """When it took its role from another one; None: it has had no other."""
+    served: bool
+
+
+class EngineMemory:
+    """Looks at all engines each time. As large as the fleet."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._starts: deque[float] = deque(maxlen=REMEMBERED_STARTS)
+
+    def look(self, engines: Sequence[EngineFact], now: float) -> tuple[EnginePod, ...]:
+        """Take note, and say what the planner is to see of them."""
+        known = {one.name: self._take(one, now) for one in engines}
+        self._known = known
+        return tuple(
+            EnginePod(
+                name=one.name,
+                role=one.role,
+                state=one.state,
+                age_seconds=now - known[one.name].since,
+                role_changed=(at := known[one.name].role_since) is not None and now - at < FORMER_WORK_SECONDS,
+            )
+            for one in engines
+        )
+
+    @property
+    def measured(self) -> Measured:
+        """How long changes take, as far as enough of them have been seen."""
+        recent = sorted(self._starts)
+        if len(recent) < LEAST_STARTS:
+            return Measured()
+        return Measured(
+            start_p50_seconds=recent[len(recent) // 2],
+            start_p95_seconds=recent[min(len(recent) - 1, int(0.95 * len(recent)))],
+        )
+
+    def _take(self, one: EngineFact, now: float) -> _Known:
+        before = self._known.get(one.name)
+        if before is None:
+            # What was there before the first look tells nothing about starts.
+            since = one.created if one.state is EngineState.STARTING else now
+            return _Known(one.state, since, one.role, None, one.state is not EngineState.STARTING)
+        if before.state is not one.state:
+            if one.state is EngineState.READY and not before.served:
+                self._starts.append(max(0.0, now - one.created))
+            before.served = before.served or one.state is EngineState.READY
+            before.state, before.since = one.state, now
+        if before.role is not one.role:
+            before.role_since = None if before.role is None else now
+            before.role = one.role
+        return before

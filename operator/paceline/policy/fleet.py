@@ -1,0 +1,147 @@
+"""Several ModelDeployments under one GPU quota: who may use how many, and who gave to whom. Pure.
+
+First everybody's minimum, then higher priorities before lower ones, and within a priority in proportion to what is
+needed (Sainte-Laguë, engine by engine). What that comes to is not moved at once: GPUs are taken from one that uses them
+only when another has lacked them for a while, and are given only when they are free, so that no engine drains for a
+need that is gone by the time it has, and the quota holds at every moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+PATIENCE_SECONDS: Final = 120.0
+"""How long one must lack GPUs before another of the same priority gives some up."""
+URGENT_SECONDS: Final = 15.0
+"""The same where the one that lacks them has the higher priority."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one deployment needs."""
+
+    name: str
+    priority: int
+    least: int
+    """GPUs of its minimum."""
+    wanted: int
+    """GPUs that it would use if it were alone; at least ``least``."""
+    held: int
+    """GPUs that its engines take now, starting and draining ones too."""
+    grain: int
+    """GPUs of one engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """GPUs that one gives up for another."""
+
+    giver: str
+    taker: str
+    gpus: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.giver} gives {self.gpus} GPUs to {self.taker}: {self.why}."
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """What is remembered from one split to the next."""
+
+    shares: Mapping[str, int] = field(default_factory=dict)
+    short_since: Mapping[str, float] = field(default_factory=dict)
+    """Since when a deployment has had less than its fair share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who may use how many GPUs from now on."""
+
+    shares: Mapping[str, int]
+    transfers: tuple[Transfer, ...]
+    """What is being given up now."""
+    state: FleetState
+
+
+def fair_shares(claims: Sequence[Claim], quota: int) -> dict[str, int]:
+    """GPUs by deployment if nobody held any. In sum at most ``quota``; nobody gets more than it wants."""
+    shares = {claim.name: 0 for claim in claims}
+    left = quota
+    in_order = sorted(claims, key=lambda claim: (-claim.priority, claim.name))
+    for claim in in_order:
+        given = min(claim.least, left // claim.grain * claim.grain)
+        shares[claim.name] = given
+        left -= given
+    for priority in sorted({claim.priority for claim in claims}, reverse=True):
+        peers = [claim for claim in in_order if claim.priority == priority]
+        while True:
+            short = [one for one in peers if shares[one.name] + one.grain <= one.wanted and one.grain <= left]
+            if not short:
+                break
+            best = max(short, key=lambda one: (one.wanted / (2 * shares[one.name] + one.grain), -peers.index(one)))
+            shares[best.name] += best.grain
+            left -= best.grain
+    return shares
+
+
+def split(claims: Sequence[Claim], quota: int, state: FleetState, *, now: float) -> Split:
+    """The next split. Raises ValueError for two deployments of one name."""
+    by_name = {claim.name: claim for claim in claims}
+    if len(by_name) != len(claims):
+        raise ValueError("two deployments have the same name")
+    fair = fair_shares(claims, quota)
+    current = {claim.name: min(state.shares.get(claim.name, claim.held), max(quota, 0)) for claim in claims}
+    short_since = {name: state.short_since.get(name, now) for name, due in fair.items() if due > max(current[name], 0)}
+    shares = dict(current)
+    transfers: list[Transfer] = []
+    for claim in claims:
+        spare = current[claim.name] - max(claim.held, fair[claim.name])
+        if spare > 0:
+            shares[claim.name] = current[claim.name] - spare  # not in use: it goes back at once
+    for name in sorted(short_since, key=lambda name: (-by_name[name].priority, short_since[name], name)):
+        taker = by_name[name]
+        free = quota - sum(max(shares[other.name], other.held) for other in claims)
+        gain = min(fair[name] - shares[name], max(0, free) // taker.grain * taker.grain)
+        shares[name] += max(0, gain)
+        lacking = fair[name] - shares[name]
+        if lacking > 0:
+            transfers += _given_up(taker, lacking, claims, fair, shares, waited=now - short_since[name])
+    kept = {name: since for name, since in short_since.items() if fair[name] > shares[name]}
+    return Split(shares, tuple(transfers), FleetState(dict(shares), kept))
+
+
+def _given_up(
+    taker: Claim,
+    lacking: int,
+    claims: Sequence[Claim],
+    fair: Mapping[str, int],
+    shares: dict[str, int],
+    *,
+    waited: float,
+) -> list[Transfer]:
+    """Lower the shares of those that have more than is fair; they drain, and the GPUs are given when they are free."""
+    on_their_way = sum(max(0, claim.held - shares[claim.name]) for claim in claims)
+    lacking -= on_their_way
+    found: list[Transfer] = []
+    for giver in sorted(claims, key=lambda claim: (claim.priority, fair[claim.name] - shares[claim.name], claim.name)):
+        excess = shares[giver.name] - fair[giver.name]
+        patience = URGENT_SECONDS if giver.priority < taker.priority else PATIENCE_SECONDS
+        if excess <= 0 or lacking <= 0 or waited < patience:
+            continue
+        engines = min(-(-lacking // giver.grain), excess // giver.grain)
+        if engines <= 0:
+            continue
+        shares[giver.name] -= engines * giver.grain
+        lacking -= engines * giver.grain
+        found.append(Transfer(giver.name, taker.name, engines * giver.grain, _why(taker, giver)))
+    return found
+
+
+def _why(taker: Claim, giver: Claim) -> str:
+    if taker.priority != giver.priority:
+        return f"{taker.name} has priority {taker.priority}, {giver.name} {giver.priority}"
+    needs = f"{taker.name} holds {taker.held} of the {taker.wanted} that it needs"
+    return f"both have priority {taker.priority}, {needs}, {giver.name} {giver.held} of {giver.wanted}"
