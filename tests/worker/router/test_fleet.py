@@ -214,7 +214,7 @@ def test_the_adapters_at_work_are_those_of_the_newest_sample() -> None:
     line = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{}",waiting_lora_adapters="w"}} {}\n'
     load = read_load(PAGE + (line.format("a,b", "1.7e9") + line.format("c", "1.8e9")).encode())
     assert load is not None
-    assert load.adapters == {"c"}
+    assert load.adapters == frozenset({"c"})
     assert read_load(PAGE + line.format("a", "soon").encode()) == Load(requests=6, kv_usage=0.5)
 
 

@@ -23,8 +23,8 @@ CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 BATCH_TOKENS: Final = 8192
 """Of a prefill step: vLLM's default for ``--max-num-batched-tokens`` on large accelerators."""
 AHEAD_BATCHES: Final = 0.25
-"""How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps: it must not stand
-idle, and what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
+"""How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps. It must not stand
+idle; but what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
 """
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
 SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
