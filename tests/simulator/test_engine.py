@@ -22,15 +22,14 @@ PROFILE = get_profile("qwen3-32b-h200-tp2")
 
 @dataclass
 class Feeder:
-    """Stands for the router: hands out prompts in the order they came."""
+    """Stands for the router, and notes what it is told."""
 
-    waiting: list[SimRequest] = field(default_factory=list)
     computed_at: dict[int, float] = field(default_factory=dict)
     finished_at: dict[int, float] = field(default_factory=dict)
     loop: EventLoop = field(default_factory=EventLoop)
 
-    def next_prompt(self, engine: SimEngine) -> SimRequest | None:
-        return self.waiting.pop(0) if self.waiting else None
+    def begun(self, engine: SimEngine, request: SimRequest) -> None:
+        """Nothing is cached."""
 
     def computed(self, engine: SimEngine, request: SimRequest) -> None:
         self.computed_at[request.number] = self.loop.now
@@ -59,8 +58,7 @@ def request_of(number: int, arrived: float, prompt: int, output: int, *, local: 
 def test_a_prompt_alone_takes_its_prefill_time() -> None:
     feeder = Feeder()
     engine = engine_of(feeder, Role.PREFILL)
-    feeder.waiting.append(request_of(0, 0.0, 5000, 100, local=False))
-    engine.wake()
+    engine.give(request_of(0, 0.0, 5000, 100, local=False))
     feeder.run()
     assert feeder.computed_at[0] == pytest.approx(PROFILE.prefill_seconds(5000))
     assert engine.held == 5000
@@ -69,8 +67,7 @@ def test_a_prompt_alone_takes_its_prefill_time() -> None:
 def test_a_prompt_longer_than_a_step_is_computed_in_chunks() -> None:
     feeder = Feeder()
     engine = engine_of(feeder, Role.PREFILL)
-    feeder.waiting.append(request_of(0, 0.0, 20_000, 100, local=False))
-    engine.wake()
+    engine.give(request_of(0, 0.0, 20_000, 100, local=False))
     feeder.run()
     assert feeder.computed_at[0] == pytest.approx(3 * PROFILE.prefill_base + PROFILE.prefill_work(20_000, 0))
 
@@ -148,7 +145,7 @@ def test_it_makes_the_steps_of_the_engine_model_that_the_emulator_runs(
     engine = engine_of(feeder, Role.BOTH)
     requests = [request_of(number, *arrival) for number, arrival in enumerate(arrivals)]
     for request in requests:
-        feeder.loop.at(request.arrived, lambda one: (feeder.waiting.append(one), engine.wake()), request)
+        feeder.loop.at(request.arrived, engine.give, request)
     feeder.run()
     first, last = _step_by_step(arrivals)
     assert [request.first_token for request in requests] == pytest.approx(first)
@@ -163,7 +160,7 @@ def test_an_engine_that_only_computes_prompts_makes_the_same_steps(arrivals: lis
     engine = engine_of(feeder, Role.PREFILL)
     for number, arrival in enumerate(arrivals):
         request = request_of(number, *arrival, local=False)
-        feeder.loop.at(request.arrived, lambda one: (feeder.waiting.append(one), engine.wake()), request)
+        feeder.loop.at(request.arrived, engine.give, request)
     feeder.run()
     first, _ = _step_by_step(arrivals)
     assert [feeder.computed_at[number] for number in range(len(arrivals))] == pytest.approx(first)

@@ -33,11 +33,6 @@ class PromptQueue:
         self._prompts.append(request)
         self.tokens += request.left
 
-    def full_steps(self, budget: int) -> int:
-        """Steps in a row that the first prompt fills alone, before the one that ends it; at least 1."""
-        left = self._prompts[0].left
-        return (left - 1) // budget if left > budget else 1
-
     def take(self, budget: int) -> Chunks:
         """The chunks of the next step, at most ``budget`` tokens together."""
         prompts = self._prompts

@@ -30,7 +30,7 @@ class PodState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     CHANGING = "changing"
-    """Between two roles."""
+    """Has a new role that the routers don't know of yet."""
     DRAINING = "draining"
 
 
@@ -56,7 +56,7 @@ class Mark:
 class Pod:
     """One engine's pod. ``role`` is the one it has, or will have; None until that is decided."""
 
-    __slots__ = ("announced", "created", "engine", "number", "role", "since", "state")
+    __slots__ = ("created", "engine", "number", "role", "since", "state")
 
     def __init__(self, number: int, role: Role | None, created: float) -> None:
         self.number = number
@@ -66,8 +66,6 @@ class Pod:
         """When its state last changed."""
         self.state = PodState.STARTING
         self.engine: SimEngine | None = None
-        self.announced = False
-        """While it changes: whether the routers know of its new role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,23 +195,19 @@ class Cluster:
         if pod.engine is None:
             self._delete(pod)
             return
-        leaving = pod.state is PodState.CHANGING
         self._enter(pod, PodState.DRAINING)
-        if not leaving:
-            self.router.leave(pod.engine)
+        self.router.leave(pod.engine)
         if pod.engine.empty:
             self._delete(pod)
 
     def flip(self, pod: Pod, role: Role) -> None:
-        """Change the role of a ready engine, once it has finished what it has."""
+        """Change the role of a ready engine: at once for what comes, while it finishes what it has."""
         if pod.engine is None or pod.state is not PodState.READY or pod.role is role:
             return
         self.flips += 1
         self._mark(Change.FLIP, role)
         self._enter(pod, PodState.CHANGING)
         pod.role = role
-        self.router.leave(pod.engine)
-        pod.announced = False
         self._loop.at(self._loop.now + self._habits.flip_seconds, self._announced, pod)
 
     # -- the life of a pod ------------------------------------------------------------------------------------------
@@ -270,27 +264,16 @@ class Cluster:
         )
 
     def _announced(self, pod: Pod) -> None:
-        """The routers know of a new role. The engine takes it up when it is empty."""
-        if pod.state is PodState.CHANGING:
-            pod.announced = True
-            self._take_up(pod)
+        """The routers know of a new role."""
+        if pod.state is PodState.CHANGING and pod.engine is not None and pod.role is not None:
+            pod.engine.role = pod.role
+            self._enter(pod, PodState.READY)
+            self.router.add(pod.engine)
 
     def _emptied(self, engine: SimEngine) -> None:
         pod = self.pods.get(engine.number)
-        if pod is None:
-            return
-        if pod.state is PodState.CHANGING:
-            self._take_up(pod)
-        elif pod.state is PodState.DRAINING and engine.empty:
+        if pod is not None and pod.state is PodState.DRAINING and engine.empty:
             self._delete(pod)
-
-    def _take_up(self, pod: Pod) -> None:
-        engine = pod.engine
-        # Blocks that other engines still fetch don't keep it: whoever is to fetch them may be waiting for its new role.
-        if engine is not None and engine.quiet and pod.announced and pod.role is not None:
-            engine.role = pod.role
-            self._enter(pod, PodState.READY)
-            self.router.add(engine)
 
     def _delete(self, pod: Pod) -> None:
         self._count()

@@ -21,7 +21,7 @@ from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.cache import PrefixCache
 from paceline.simulator.chunks import PromptQueue
 from paceline.simulator.events import EventLoop
-from paceline.simulator.owner import EngineOwner, Phase
+from paceline.simulator.owner import EngineOwner
 from paceline.simulator.request import SimRequest
 
 _NEVER: Final = 1 << 62
@@ -31,10 +31,10 @@ class SimEngine:
     """One engine that is ready. Only events and its own methods change it."""
 
     __slots__ = (
-        "_arriving", "_completing", "_door", "_epoch", "_finishing", "_in_step", "_joiners", "_loop", "_owner",
-        "_preempted", "_prompts", "_run_end", "_running", "_serial", "_step_base", "_step_context", "_step_sequence",
-        "batch", "budget", "busy_until", "cache", "capacity", "clock", "context", "fetching", "held", "incoming",
-        "least_free", "max_seqs", "number", "phase", "preemptions", "profile", "role", "step",
+        "_arriving", "_completing", "_epoch", "_finishing", "_in_step", "_joiners", "_loop", "_owner", "_preempted",
+        "_prompts", "_queue", "_run_end", "_running", "_serial", "_step_base", "_step_context", "_step_sequence",
+        "batch", "budget", "cache", "capacity", "clock", "context", "fetching", "held", "incoming", "least_free",
+        "leaving", "max_seqs", "number", "preemptions", "profile", "role", "step",
     )  # fmt: skip
 
     def __init__(
@@ -43,7 +43,9 @@ class SimEngine:
         self.number = number
         self.profile = profile
         self.role = role
-        self.phase = Phase.SERVING
+        """What it is given. It finishes what it had of another role, in the same steps."""
+        self.leaving = False
+        """Whether it is given nothing any more."""
         self.cache = cache
         self.capacity = profile.kv_capacity_tokens
         self.max_seqs = profile.max_seqs
@@ -64,8 +66,6 @@ class SimEngine:
         """Prompt tokens in memory that are being computed, or wait to be transferred."""
         self.incoming = 0
         """Prompt tokens that are being transferred here."""
-        self.busy_until = loop.now
-        """Estimate of when the prompts in the engine are done."""
         self.fetching = 0
         """Prompts whose cached blocks come from a lower tier at the moment."""
         self.least_free = self.capacity
@@ -83,8 +83,8 @@ class SimEngine:
         self._prompts = PromptQueue(profile)
         self._completing: list[SimRequest] = []
         """Prompts that the current step completes."""
-        self._door: SimRequest | None = None
-        """Prompt that waits for memory."""
+        self._queue: deque[SimRequest] = deque()
+        """Prompts that it was given and has not begun."""
         self._in_step = False
         """Whether the next event is the end of a step; else it is that of a run of decode steps, or there is none."""
         self._run_end = 0
@@ -110,7 +110,12 @@ class SimEngine:
     @property
     def waiting(self) -> int:
         """Prompts in the engine that are not computed yet, and sequences that were preempted."""
-        return len(self._prompts) + self.fetching + len(self._preempted) + (self._door is not None)
+        return len(self._prompts) + self.fetching + len(self._preempted) + len(self._queue)
+
+    @property
+    def queued_seconds(self) -> float:
+        """Prefill work of the prompts that it has not begun."""
+        return math.fsum(request.service for request in self._queue)
 
     @property
     def quiet(self) -> bool:
@@ -152,22 +157,15 @@ class SimEngine:
     def release(self, request: SimRequest) -> None:
         """The blocks of a prompt have been transferred."""
         self.held -= request.prompt
-        if self._door is not None:
+        if self._queue:
             self.wake()
-        elif self.phase is Phase.LEAVING and self.empty:
+        elif self.leaving and self.empty:
             self._owner.emptied(self)
 
-    def leave(self) -> list[SimRequest]:
-        """Take nothing new. Returns what it has been given and not begun."""
-        self.phase = Phase.LEAVING
-        returned = [self._door] if self._door is not None else []
-        self._door = None
-        return returned
-
-    @property
-    def idle(self) -> bool:
-        """Whether a prompt would be computed from this moment on."""
-        return not (self._in_step or self.batch or self._prompts)
+    def give(self, request: SimRequest) -> None:
+        """Compute a prompt, after those that were given before it."""
+        self._queue.append(request)
+        self.wake()
 
     def cache_room(self) -> int:
         """Tokens of the accelerator's memory that sequences have left to cached blocks since this was last asked."""
@@ -251,7 +249,10 @@ class SimEngine:
         if epoch != self._epoch:
             return
         self._do_steps(self._run_end - self.step)
+        # Whoever hears of an end may give it a prompt: that begins with the next step, like any other.
+        self._in_step = True
         self._finish()
+        self._in_step = False
         self._advance()
 
     def _finish(self) -> None:
@@ -307,57 +308,45 @@ class SimEngine:
             self._plan_run()
         else:
             self._epoch += 1
-            if self.phase is Phase.LEAVING and self.quiet:
+            if self.leaving and self.quiet:
                 self._owner.emptied(self)
 
     def _take_prompts(self) -> None:
         while self._preempted and (not self.batch or self.used + self._preempted[0].left + self.batch < self.capacity):
             preempted = self._preempted.popleft()
             self.held += preempted.left
-            self._add_prompt(preempted)
-        if self._preempted or self.role is Role.DECODE:
+            self._prompts.add(preempted)
+        if self._preempted:
             return
-        prompts = self._prompts
-        while prompts.tokens < self.budget and len(prompts) + self.batch + len(self._arriving) < self.max_seqs:
-            request = self._door or self._owner.next_prompt(self)
-            if request is None:
-                return
-            self._door = None
+        prompts, queue = self._prompts, self._queue
+        while (
+            queue and prompts.tokens < self.budget and len(prompts) + self.batch + len(self._arriving) < self.max_seqs
+        ):
+            request = queue[0]
             if self.used + request.prompt > self.capacity and self.used:
-                self._door = request
                 return
-            self.submit(request)
-
-    def submit(self, request: SimRequest) -> None:
-        """Compute a prompt, after bringing what is cached of it from a lower tier. Follow with :meth:`wake`."""
-        self.held += request.prompt
-        if request.load_seconds > 0:
-            self.fetching += 1
-            self._loop.at(self._present() + request.load_seconds, self._fetched, request)
-        else:
-            self._add_prompt(request)
+            queue.popleft()
+            self._owner.begun(self, request)
+            self.held += request.prompt
+            if request.load_seconds > 0:
+                self.fetching += 1
+                self._loop.at(self._present() + request.load_seconds, self._fetched, request)
+            else:
+                prompts.add(request)
 
     def _fetched(self, request: SimRequest) -> None:
         self.fetching -= 1
-        self._add_prompt(request)
-        self.wake()
-
-    def _add_prompt(self, request: SimRequest) -> None:
         self._prompts.add(request)
-        work = self.profile.prefill_seconds(request.left, request.done)
-        self.busy_until = max(self.busy_until, self._present()) + work
+        self.wake()
 
     def _present(self) -> float:
         """When a step could begin at the earliest."""
         return max(self.clock, self._loop.now)
 
     def _begin_step(self) -> None:
-        """One step with as much of the prompts as fits into it; many at once where nothing can happen between them."""
-        budget = self.budget - self.batch
-        steps = self._prompts.full_steps(budget) if self.role is Role.PREFILL else 1
-        work, singles, context, self._completing = self._prompts.take(steps * budget)
+        """One step with as much of the prompts as fits into it."""
+        work, singles, context, self._completing = self._prompts.take(self.budget - self.batch)
         duration = self.profile.mixed_seconds(work, self.batch + singles, self.context + context)
-        duration += (steps - 1) * self.profile.prefill_base
         self._in_step = True
         self._epoch += 1
         self._loop.at(self.clock + duration, self._end_mixed, self._epoch)
@@ -377,8 +366,6 @@ class SimEngine:
         for request in completed:
             self._complete(request)
         self._admit_arrivals()
-        if not self._prompts.tokens:
-            self.busy_until = self.clock
         self._in_step = False
         self._advance()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from paceline.simulator.request import SimRequest
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
 class EngineOwner(Protocol):
     """What an engine asks of, and tells, the router."""
 
-    def next_prompt(self, engine: SimEngine) -> SimRequest | None:
-        """The prompt that the engine is to compute next. Its ``done`` and ``left`` are set."""
+    def begun(self, engine: SimEngine, request: SimRequest) -> None:
+        """The engine begins with a prompt: say what is ``done`` of it, what is ``left``, and how long loading takes."""
         ...
 
     def computed(self, engine: SimEngine, request: SimRequest) -> None:
@@ -27,14 +26,5 @@ class EngineOwner(Protocol):
         ...
 
     def emptied(self, engine: SimEngine) -> None:
-        """An engine that is leaving its role has nothing to do any more, or nobody fetches from it any more."""
+        """An engine that is leaving has nothing to do any more, or nobody fetches from it any more."""
         ...
-
-
-class Phase(StrEnum):
-    """What an engine may be given."""
-
-    SERVING = "serving"
-    LEAVING = "leaving"
-    """Finishes what it has, gets nothing new."""
-    GONE = "gone"

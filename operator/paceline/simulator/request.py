@@ -26,7 +26,7 @@ class SimRequest:
 
     __slots__ = (
         "arrived", "blocks", "cached", "deadline", "decoder", "done", "finish_step", "first_token", "left",
-        "load_seconds", "local", "number", "output", "prefiller", "prompt", "reusable", "service", "urgent",
+        "load_seconds", "local", "number", "output", "prefiller", "prompt", "reusable", "service",
     )  # fmt: skip
 
     def __init__(self, number: int, arrived: float, prompt: int, output: int, blocks: tuple[int, ...]) -> None:
@@ -40,9 +40,7 @@ class SimRequest:
         self.deadline = 0.0
         """By when its prefill must be done so that its first token is in time."""
         self.service = 0.0
-        """Prefill time on the engine it was placed on, as seen then."""
-        self.urgent = False
-        """Whether it could still meet its deadline when it was placed."""
+        """Prefill time on the engine it was given to, as seen then."""
         self.reusable = 0
         """Blocks that may come from a cache: the last token is always computed."""
         self.local = False
@@ -60,4 +58,4 @@ class SimRequest:
         self.prefiller: SimEngine | None = None
         """Engine that holds its KV blocks until they are transferred."""
         self.decoder: SimEngine | None = None
-        """Engine that its KV blocks go to."""
+        """Engine that generates its tokens, once that is decided."""

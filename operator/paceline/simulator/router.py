@@ -1,7 +1,8 @@
 """The simulated router: which engine computes a prompt, in which order, and where its tokens are made.
 
-All policies run behind this one router. Queue order is the production code's
-(:class:`paceline.policy.waiting.WaitingLine`); costs are those of :mod:`paceline.policy.routing.placement`, seconds
+All policies run behind this one router. As in the production code, a prefill engine is given little more than it can
+begin with, and everything else waits in one line for all engines, in the order of
+:class:`paceline.policy.waiting.WaitingLine`. Costs are those of :mod:`paceline.policy.routing.placement`, seconds
 through the engine model. That module scores every engine for every request; here two are scored, the least loaded and
 the one that last computed the longest known part of the prompt, so that engines cost O(log n).
 """
@@ -11,15 +12,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from paceline.api.wire import Role
+from paceline.policy.routing.cost import WASTE_WEIGHT
+from paceline.policy.routing.placement import LEAST_PREFILLS
 from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.policy.waiting import WaitingLine
 from paceline.simulator.cache import leading
 from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
 from paceline.simulator.heaps import LazyHeap
-from paceline.simulator.owner import Phase
 from paceline.simulator.request import Outcome, SimRequest
 from paceline.simulator.station import Station
 
@@ -27,6 +30,9 @@ KV_ADMISSION: Final = 0.95
 """Share of an engine's KV cache up to which it gets new sequences: the rest is for those that it has to grow."""
 EXPECTED_OUTPUT_TOKENS: Final = 256
 """Steps by which the batch of an engine that serves both roles is weighed, as in placement."""
+BATCH_TOKENS: Final = 8192
+QUEUED_BATCHES: Final = 1.25
+"""Work that a prefill engine may have before the rest waits in the router, as in the router's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +65,14 @@ class Observer(Protocol):
         ...
 
 
-Quote = tuple[float, float, int, float, bool]
-"""What a prompt would cost on an engine: seconds until it is computed, seconds of the engine's time, tokens that are
-cached there, seconds to load those from slower tiers, whether it would be in time if it were computed now.
-"""
+class Quote(NamedTuple):
+    """What a prompt would cost on an engine."""
 
-
-def _accept(request: SimRequest, quote: Quote) -> None:
-    """The request goes where the quote is from."""
-    _, request.service, request.cached, request.load_seconds, request.urgent = quote
-    request.done = request.cached
-    request.left = request.prompt - request.cached
+    station: Station
+    seconds: float
+    """Until it is computed."""
+    service: float
+    """Of the engine's time."""
 
 
 def _ignore(engine: SimEngine) -> None:
@@ -94,76 +97,57 @@ class SimRouter:
         self._stations: dict[int, Station] = {}
         self._prefill: LazyHeap[Station] = LazyHeap()
         self._decode: LazyHeap[Station] = LazyHeap()
-        self._crowded: LazyHeap[Station] = LazyHeap()
-        """Stations where requests wait, the one with most work first."""
+        self._full_seconds = QUEUED_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
+        self._line: WaitingLine[SimRequest] = WaitingLine(age_bound_seconds=settings.age_bound_seconds)
+        """Requests that no prefill engine has room for, or that came when there was no engine."""
+        self.waiting_seconds = 0.0
+        """Prefill work of those, as if none of it were cached anywhere but where it was when they came."""
         self._holders: dict[int, Station] = {}
         """Block to the engine that last held it in use."""
         self._handoffs: deque[SimRequest] = deque()
         """Computed prompts that no decode engine has room for."""
-        self._unplaced: deque[SimRequest] = deque()
-        """Requests that came when there was no engine."""
         self.on_empty: Callable[[SimEngine], None] = _ignore
         """Called, as an event, when an engine that was told to :meth:`leave` has nothing to do any more."""
-        self.waiting = 0
-        """Requests that wait for an engine that computes their prompt."""
+        self.waiting_tokens = 0
+        """Prompt tokens of those that wait."""
 
     # -- what the cluster does --------------------------------------------------------------------------------------
 
     def add(self, engine: SimEngine) -> None:
-        """An engine is ready for its role."""
+        """An engine is ready, or has another role. What it had of its former role it finishes."""
         station = self._stations.get(engine.number)
         if station is None:
-            station = self._stations[engine.number] = Station(engine, self._settings.age_bound_seconds)
-        engine.phase = Phase.SERVING
-        if engine.role is not Role.DECODE:
-            # What decoding left of the cache, if it decoded before.
-            self._forget(station, engine.cache.shrink(engine.cache_room() // self.block_size))
-            self._rank_prefill(station)
-        if engine.role is not Role.PREFILL:
-            self._rank_decode(station)
-        self._place_unplaced()
-        if engine.role is not Role.DECODE:
-            engine.wake()
+            station = self._stations[engine.number] = Station(engine)
+        if engine.role is Role.DECODE:
+            self._prefill.discard(station)
+        if engine.role is Role.PREFILL:
+            self._decode.discard(station)
+        self._rank_prefill(station)
+        self._rank_decode(station)
+        self._serve()
         self._drain()
 
     def leave(self, engine: SimEngine) -> None:
-        """Give an engine nothing more. What waits for it goes elsewhere."""
+        """Give an engine nothing more. What it has it finishes."""
         station = self._stations[engine.number]
+        engine.leaving = True
         self._prefill.discard(station)
         self._decode.discard(station)
-        self._crowded.discard(station)
-        homeless = engine.leave()
-        while (request := station.pop(self._loop.now)) is not None:
-            self.waiting -= 1
-            homeless.append(request)
-        for request in homeless:
-            self._place(request)
 
     def remove(self, engine: SimEngine) -> None:
         """An engine is gone, and its cache with it."""
         station = self._stations.pop(engine.number)
-        engine.phase = Phase.GONE
         self._forget(station, engine.cache.clear())
 
-    def waiting_on(self, engine: SimEngine) -> tuple[int, int]:
-        """(requests, uncached tokens) that wait in the router for this engine."""
-        station = self._stations[engine.number]
-        return len(station.line), station.waiting_tokens
-
-    def waiting_work(self, engine: SimEngine) -> tuple[int, float]:
-        """(requests, seconds of prefill) that wait in the router for this engine."""
-        station = self._stations[engine.number]
-        return len(station.line), max(0.0, station.urgent_seconds + station.late_seconds)
+    @property
+    def waiting(self) -> int:
+        """Requests that no engine has been given yet."""
+        return len(self._line)
 
     @property
     def handoffs(self) -> int:
         """Computed prompts that no decode engine has room for."""
         return len(self._handoffs)
-
-    @property
-    def unplaced(self) -> int:
-        """Requests for which there is no engine at all."""
-        return len(self._unplaced)
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -181,55 +165,98 @@ class SimRouter:
             self._observer.arrived(request, request.prompt)
             self._observer.ended(request, Outcome.REJECTED, self._loop.now)
             return
-        self._place(request)
+        decoder = self._local_decoder(request)
+        if decoder is not None:
+            self._compute_locally(request, decoder)
+        elif self._line or not self._has_prefill_room():
+            self._push(request)
+            self._serve()
+        else:
+            self._give(request)
         self._observer.arrived(request, request.prompt - request.cached)
 
-    def _place(self, request: SimRequest) -> None:
-        """Choose the engine that computes the prompt, and let it, or let the request wait for it."""
+    def _local_decoder(self, request: SimRequest) -> Station | None:
+        """The decode engine that computes the prompt itself: it is short, or there is no other to do it."""
+        if request.prompt > self._settings.local_prefill_tokens and len(self._prefill):
+            return None
+        decoder = self._decode.least()
+        if decoder is None or decoder in self._prefill or not self._has_room(decoder, request):
+            return None
+        return decoder
+
+    def _has_prefill_room(self) -> bool:
         station = self._prefill.least()
-        if station is None or request.prompt <= self._settings.local_prefill_tokens:
-            decoder = self._decode.least()
-            if decoder is not None and decoder not in self._prefill and self._has_room(decoder, request):
+        return station is not None and (station.prompts < LEAST_PREFILLS or station.backlog <= self._full_seconds)
+
+    def _push(self, request: SimRequest) -> None:
+        """Let a request wait. What it needs is known by the engine that would need least for it."""
+        quote = self._best(request)
+        service = self._profile.prefill_seconds(request.prompt) if quote is None else quote.service
+        request.service = service
+        self._line.push(request, arrived=request.arrived, deadline=request.deadline, service_seconds=service)
+        self.waiting_seconds += service
+        self.waiting_tokens += request.left
+
+    def _serve(self) -> None:
+        """Give what waits to engines that have room."""
+        line, now = self._line, self._loop.now
+        while line and (self._has_prefill_room() or not len(self._prefill)):
+            request = line.pop(now)
+            if request is None:
+                return
+            self.waiting_tokens -= request.left
+            self.waiting_seconds = self.waiting_seconds - request.service if line else 0.0
+            if now - request.arrived > self._settings.max_queue_seconds:
+                self._observer.ended(request, Outcome.REJECTED, now)
+            elif len(self._prefill):
+                self._give(request)
+            else:
+                decoder = self._local_decoder(request)
+                if decoder is None:
+                    self._push(request)
+                    return
                 self._compute_locally(request, decoder)
-                return
-            if station is None:
-                self._unplaced.append(request)
-                self.waiting += 1
-                return
-        now = self._loop.now
-        quote = self._quote(request, station, now)
-        holder = self._holder(request) if request.blocks else None
-        if holder is not None and holder is not station and holder in self._prefill:
-            other = self._quote(request, holder, now)
-            if other[0] <= quote[0]:
-                station, quote = holder, other
-        _accept(request, quote)
+
+    def _give(self, request: SimRequest) -> None:
+        """Let the engine that costs least compute a prompt."""
+        quote = self._best(request)
+        if quote is None:
+            raise AssertionError("there is no prefill engine")
+        station = quote.station
         engine = station.engine
+        request.service = quote.service
         request.local = engine.role is Role.BOTH
-        if engine.idle and not len(station.line):
-            engine.submit(request)
-            engine.wake()
-        else:
-            station.push(request)
-            self.waiting += 1
-            self._rank_crowd(station)
-            # An engine that only decodes would not look for a prompt until one of its sequences ends.
-            engine.wake()
+        station.given(request.service)
+        engine.give(request)
         self._rank_prefill(station)
 
-    def _quote(self, request: SimRequest, station: Station, now: float) -> Quote:
-        """What the prompt would cost there. A request that can't be in time waits for those that can."""
-        engine = station.engine
-        blocks, load_seconds = engine.cache.match(request.blocks, request.reusable)
-        cached = blocks * self.block_size
-        new = request.prompt - cached
+    def _best(self, request: SimRequest) -> Quote | None:
+        """The cheaper of the least loaded engine and the one that holds most of the prompt; None without any engine.
+
+        Whoever does not hold what the other does pays for what is computed twice, as in placement. Sets what the
+        chosen one holds.
+        """
+        station = self._prefill.least()
+        if station is None:
+            return None
+        best = self._quote(request, station)
+        holder = self._holder(request) if request.blocks else None
+        if holder is not None and holder is not station and holder in self._prefill:
+            left, cached = request.left, request.cached
+            other = self._quote(request, holder)
+            waste = WASTE_WEIGHT * (best.service - other.service)
+            if other.seconds <= best.seconds + max(0.0, waste):
+                return other
+            request.left, request.cached = left, cached
+        return best
+
+    def _quote(self, request: SimRequest, station: Station) -> Quote:
+        blocks, load_seconds = station.engine.cache.match(request.blocks, request.reusable)
+        cached = request.cached = blocks * self.block_size
+        new = request.left = request.prompt - cached
         # EngineProfile.prefill_seconds, spelt out.
         service = self._base + new * (self._token + self._attention * (cached + new / 2)) + load_seconds
-        seconds = service + station.urgent_seconds
-        if engine.busy_until > now:
-            seconds += engine.busy_until - now
-        urgent = now + service <= request.deadline
-        return seconds if urgent else seconds + station.late_seconds, service, cached, load_seconds, urgent
+        return Quote(station, station.backlog + service, service)
 
     def _holder(self, request: SimRequest) -> Station | None:
         blocks = request.blocks
@@ -238,69 +265,43 @@ class SimRouter:
 
     def _compute_locally(self, request: SimRequest, station: Station) -> None:
         request.local = True
-        request.load_seconds = 0.0
         request.done = request.cached = 0
         request.left = request.prompt
         self._assign(request, station)
-        station.engine.submit(request)
-        station.engine.wake()
+        station.engine.give(request)
 
-    def next_prompt(self, engine: SimEngine) -> SimRequest | None:
+    def begun(self, engine: SimEngine, request: SimRequest) -> None:
         """See :class:`paceline.simulator.engine.EngineOwner`."""
-        if not self.waiting or engine.phase is not Phase.SERVING:
-            return None
-        station = self._stations[engine.number]
-        now = self._loop.now
-        while (request := station.pop(now) or self._steal(station, now)) is not None:
-            self.waiting -= 1
-            if now - request.arrived > self._settings.max_queue_seconds:
-                self._observer.ended(request, Outcome.REJECTED, now)
-                continue
-            self._rank_crowd(station)
-            # What it holds may have changed since the request was placed.
+        if request.decoder is None:
+            # What it holds may have changed since the request was given to it.
             blocks, request.load_seconds = engine.cache.match(request.blocks, request.reusable)
             request.cached = request.done = blocks * self.block_size
             request.left = request.prompt - request.done
-            request.local = engine.role is Role.BOTH
-            return request
-        self._rank_crowd(station)
-        return None
-
-    def _steal(self, station: Station, now: float) -> SimRequest | None:
-        """The next request of the engine with most waiting work, if this engine would be done with it sooner."""
-        victim = self._crowded.least()
-        if victim is None or victim is station:
-            return None
-        request = victim.pop(now)
-        if request is not None:
-            there = max(0.0, victim.engine.busy_until - now) + request.service
-            quote = self._quote(request, station, now)
-            if quote[1] > there:
-                _accept(request, self._quote(request, victim, now))
-                victim.push(request)
-                request = None
-            else:
-                _accept(request, quote)
-        self._rank_crowd(victim)
-        self._rank_prefill(victim)
-        return request
 
     def computed(self, engine: SimEngine, request: SimRequest) -> None:
         """See :class:`paceline.simulator.engine.EngineOwner`."""
+        if request.finish_step < 0:
+            return  # computed again after a preemption: it is where it belongs
         station = self._stations[engine.number]
-        if engine.role is not Role.DECODE and request.blocks and request.finish_step >= 0:
-            self._holders.update(dict.fromkeys(request.blocks, station))
-            gone = engine.cache.touch(request.blocks)
-            if engine.role is Role.BOTH:
-                gone += engine.cache.shrink(engine.cache_room() // self.block_size)
-            self._forget(station, gone)
-        if request.local and request.first_token < 0:
+        if request.decoder is None:
+            station.done(request.service)
+            self._rank_prefill(station)
+            if request.blocks:
+                self._holders.update(dict.fromkeys(request.blocks, station))
+                gone = engine.cache.touch(request.blocks)
+                room = engine.cache_room()
+                if room < engine.capacity:
+                    gone += engine.cache.shrink(room // self.block_size)
+                self._forget(station, gone)
+        if request.first_token < 0 and request.local:
             self._observer.begun(request, self._loop.now)
         if not request.local:
             request.prefiller = engine
             self._hand_off(request)
-        elif engine.role is Role.BOTH and request.finish_step >= 0:
+        elif request.decoder is None:
             self._assign(request, station)
+        if self._line:
+            self._serve()
 
     def _hand_off(self, request: SimRequest) -> None:
         station = self._decode.least()
@@ -321,7 +322,6 @@ class SimRouter:
 
     def _transfer(self, request: SimRequest, station: Station) -> None:
         self._assign(request, station)
-        request.decoder = station.engine
         begin = station.engine.expect(request)
         self._loop.at(begin + self._profile.transfer_seconds(request.prompt), self._transferred, request)
 
@@ -340,16 +340,11 @@ class SimRouter:
             if station is None or not self._has_room(station, self._handoffs[0]):
                 return
             self._transfer(self._handoffs.popleft(), station)
-        if self._unplaced:
-            self._place_unplaced()
-
-    def _place_unplaced(self) -> None:
-        unplaced, self._unplaced = self._unplaced, deque()
-        self.waiting -= len(unplaced)
-        for request in unplaced:
-            self._place(request)
+        if self._line and not len(self._prefill):
+            self._serve()
 
     def _assign(self, request: SimRequest, station: Station) -> None:
+        request.decoder = station.engine
         station.assigned += 1
         station.assigned_tokens += request.prompt
         self._rank_decode(station)
@@ -359,8 +354,7 @@ class SimRouter:
         station = self._stations[engine.number]
         station.assigned -= 1
         station.assigned_tokens -= request.prompt
-        if station in self._decode:
-            self._rank_decode(station)
+        self._rank_decode(station)
         self._observer.ended(request, Outcome.COMPLETED, at)
         self._drain()
 
@@ -373,22 +367,17 @@ class SimRouter:
 
     def _rank_prefill(self, station: Station) -> None:
         engine = station.engine
-        if engine.phase is not Phase.SERVING:
+        if engine.leaving or engine.role is Role.DECODE:
             return
-        key = engine.busy_until + station.urgent_seconds
+        key = station.backlog
         if engine.role is Role.BOTH:
             key += EXPECTED_OUTPUT_TOKENS * self._profile.decode_work(station.assigned, station.assigned_tokens)
         self._prefill.set(station, key)
 
     def _rank_decode(self, station: Station) -> None:
-        if station.engine.phase is Phase.SERVING:
+        engine = station.engine
+        if not engine.leaving and engine.role is not Role.PREFILL:
             self._decode.set(station, self._profile.decode_work(station.assigned, station.assigned_tokens))
-
-    def _rank_crowd(self, station: Station) -> None:
-        if len(station.line):
-            self._crowded.set(station, -(station.urgent_seconds + station.late_seconds))
-        else:
-            self._crowded.discard(station)
 
     def _forget(self, station: Station, parts: list[list[int]]) -> None:
         holders = self._holders

@@ -74,8 +74,8 @@ def take_sample(
     return Sample(
         since=since,
         at=now,
-        prefill=_role_sample(Role.PREFILL, cluster, router, router.unplaced, noisy),
-        decode=_role_sample(Role.DECODE, cluster, router, router.handoffs, noisy),
+        prefill=_role_sample(Role.PREFILL, cluster, router.waiting, router.waiting_tokens, noisy),
+        decode=_role_sample(Role.DECODE, cluster, router.handoffs, 0, noisy),
         arrivals=score.arrivals,
         prompt_tokens=score.prompt_tokens,
         uncached_tokens=score.uncached_tokens,
@@ -88,25 +88,24 @@ def take_sample(
 
 
 def _role_sample(
-    role: Role, cluster: Cluster, router: SimRouter, elsewhere: int, noisy: Callable[[float], float]
+    role: Role, cluster: Cluster, queued: int, queued_tokens: int, noisy: Callable[[float], float]
 ) -> RoleSample:
-    """``elsewhere``: requests that wait for any engine of the role."""
+    """``queued``: requests that wait in the router for any engine of the role, ``queued_tokens``: their new tokens."""
     engines = [
         pod.engine
         for pod in cluster.pods.values()
         if pod.engine is not None and pod.state is PodState.READY and pod.role in (role, Role.BOTH)
     ]
-    queues = [router.waiting_on(engine) for engine in engines]
     for engine in engines:
         engine.settle()
     count = len(engines)
     usage = math.fsum(engine.used / engine.capacity for engine in engines) / count if count else 0.0
-    waiting = elsewhere + sum(requests for requests, _ in queues) + sum(engine.waiting for engine in engines)
+    waiting = queued + sum(engine.waiting for engine in engines)
     return RoleSample(
         ready=count,
         starting=sum(pod.state is PodState.STARTING and pod.role in (role, Role.BOTH) for pod in cluster.pods.values()),
         running=round(noisy(sum(engine.running for engine in engines))),
         waiting=round(noisy(waiting)),
-        waiting_tokens=round(noisy(sum(tokens for _, tokens in queues))),
+        waiting_tokens=round(noisy(queued_tokens)),
         kv_usage=min(1.0, noisy(usage)),
     )

@@ -73,7 +73,8 @@ class PlannerPolicy:
                 CompletionInterval(start=one.since, end=one.at, cells=one.completed) for one in self._window
             ),
             engines=tuple(_load(pod, cluster, self._hit_rate()) for pod in cluster.pods.values()),
-            queued_requests=cluster.router.unplaced,
+            queued_requests=cluster.router.waiting,
+            queued_seconds=cluster.router.waiting_seconds,
             measured=_measured(cluster),
             attainment=_attainment([one.attained for one in self._window]),
         )
@@ -129,7 +130,6 @@ def _load(pod: Pod, cluster: Cluster, hit_rate: float) -> EngineLoad:
     if engine is None:
         return EngineLoad(name=_name(pod), role=pod.role, state=_STATES[pod.state], age_seconds=age)
     engine.settle()
-    waiting, seconds = cluster.router.waiting_work(engine)
     return EngineLoad(
         name=_name(pod),
         role=pod.role,
@@ -137,8 +137,8 @@ def _load(pod: Pod, cluster: Cluster, hit_rate: float) -> EngineLoad:
         changing=pod.state is PodState.CHANGING,
         age_seconds=age,
         running=engine.running,
-        waiting=waiting + engine.waiting,
-        waiting_seconds=seconds,
+        waiting=engine.waiting,
+        waiting_seconds=engine.queued_seconds,
         kv_usage=min(1.0, max(0.0, engine.used / engine.capacity)),
         # Which cached blocks will be used again nobody knows; as many as were, of late.
         reusable_tokens=round(hit_rate * engine.cache.on_accelerator * cluster.router.block_size),
