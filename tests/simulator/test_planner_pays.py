@@ -45,4 +45,6 @@ def test_where_the_mix_inverts_the_planner_makes_more_of_each_gpu_hour(reports: 
 
 
 def test_nothing_is_lost_on_the_way(reports: dict[str, PolicyReport]) -> None:
-    assert reports["planner"].completed == reports["planner"].requests
+    planner = reports["planner"]
+    assert planner.lost == 0
+    assert planner.completed >= 0.999 * planner.requests

@@ -2,9 +2,11 @@
 
 All policies run behind this one router. As in the production code, a prefill engine is given little more than it can
 begin with, and everything else waits in one line for all engines, in the order of
-:class:`paceline.policy.waiting.WaitingLine`. Costs are those of :mod:`paceline.policy.routing.placement`, seconds
-through the engine model. That module scores every engine for every request; here two are scored, the least loaded and
-the one that last computed the longest known part of the prompt, so that engines cost O(log n).
+:class:`paceline.policy.waiting.WaitingLine`. One that still has streams of its former role gets its prompts one by one,
+at the pace of :mod:`paceline.policy.routing.pacing`, and none that would be late anywhere. Costs are those of
+:mod:`paceline.policy.routing.placement`, seconds through the engine model. That module scores every engine for every
+request; here two are scored, the least loaded and the one that last computed the longest known part of the prompt, so
+that engines cost O(log n).
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from paceline.api.wire import Role
-from paceline.policy.routing.cost import WASTE_WEIGHT
+from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.routing.placement import LEAST_PREFILLS
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.waiting import WaitingLine
-from paceline.simulator.cache import leading
 from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
 from paceline.simulator.heaps import LazyHeap
+from paceline.simulator.line import Line
+from paceline.simulator.prices import Prices, Quote
 from paceline.simulator.request import Outcome, SimRequest
 from paceline.simulator.station import Station
 
@@ -40,6 +42,8 @@ class RouterSettings:
     """What the router is told once. Times in seconds, sizes in tokens."""
 
     ttft_seconds: float
+    itl_seconds: float = 0.025
+    """What the streams of an engine that has become a prefill engine are to keep to."""
     age_bound_seconds: float = 60.0
     max_queued_requests: int = 10_000
     """More requests than this don't wait: they are refused."""
@@ -65,16 +69,6 @@ class Observer(Protocol):
         ...
 
 
-class Quote(NamedTuple):
-    """What a prompt would cost on an engine."""
-
-    station: Station
-    seconds: float
-    """Until it is computed."""
-    service: float
-    """Of the engine's time."""
-
-
 def _ignore(engine: SimEngine) -> None:
     """Nobody waits for engines to be empty."""
 
@@ -86,9 +80,6 @@ class SimRouter:
         self, profile: EngineProfile, settings: RouterSettings, block_size: int, loop: EventLoop, observer: Observer
     ) -> None:
         self._profile = profile
-        self._base = profile.prefill_base
-        self._token = profile.prefill_token
-        self._attention = profile.prefill_attention
         self._settings = settings
         self.block_size = block_size
         """Tokens of a prefix block."""
@@ -97,19 +88,16 @@ class SimRouter:
         self._stations: dict[int, Station] = {}
         self._prefill: LazyHeap[Station] = LazyHeap()
         self._decode: LazyHeap[Station] = LazyHeap()
+        self._helpers: dict[int, None] = {}
+        """Engines that compute prompts for others, also those that rest."""
         self._full_seconds = QUEUED_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
-        self._line: WaitingLine[SimRequest] = WaitingLine(age_bound_seconds=settings.age_bound_seconds)
+        self._prices = Prices(profile, block_size)
+        self.line = Line(settings.age_bound_seconds)
         """Requests that no prefill engine has room for, or that came when there was no engine."""
-        self.waiting_seconds = 0.0
-        """Prefill work of those, as if none of it were cached anywhere but where it was when they came."""
-        self._holders: dict[int, Station] = {}
-        """Block to the engine that last held it in use."""
         self._handoffs: deque[SimRequest] = deque()
         """Computed prompts that no decode engine has room for."""
         self.on_empty: Callable[[SimEngine], None] = _ignore
         """Called, as an event, when an engine that was told to :meth:`leave` has nothing to do any more."""
-        self.waiting_tokens = 0
-        """Prompt tokens of those that wait."""
 
     # -- what the cluster does --------------------------------------------------------------------------------------
 
@@ -120,6 +108,9 @@ class SimRouter:
             station = self._stations[engine.number] = Station(engine)
         if engine.role is Role.DECODE:
             self._prefill.discard(station)
+            self._helpers.pop(station.number, None)
+        else:
+            self._helpers[station.number] = None
         if engine.role is Role.PREFILL:
             self._decode.discard(station)
         self._rank_prefill(station)
@@ -131,18 +122,14 @@ class SimRouter:
         """Give an engine nothing more. What it has it finishes."""
         station = self._stations[engine.number]
         engine.leaving = True
+        self._helpers.pop(station.number, None)
         self._prefill.discard(station)
         self._decode.discard(station)
 
     def remove(self, engine: SimEngine) -> None:
         """An engine is gone, and its cache with it."""
         station = self._stations.pop(engine.number)
-        self._forget(station, engine.cache.clear())
-
-    @property
-    def waiting(self) -> int:
-        """Requests that no engine has been given yet."""
-        return len(self._line)
+        self._prices.gone(station)
 
     @property
     def handoffs(self) -> int:
@@ -160,7 +147,7 @@ class SimRouter:
         request.reusable = min(len(request.blocks), (request.prompt - 1) // self.block_size)
         if (
             request.prompt + request.output > profile.kv_capacity_tokens
-            or self.waiting >= self._settings.max_queued_requests
+            or len(self.line) >= self._settings.max_queued_requests
         ):
             self._observer.arrived(request, request.prompt)
             self._observer.ended(request, Outcome.REJECTED, self._loop.now)
@@ -168,19 +155,17 @@ class SimRouter:
         decoder = self._local_decoder(request)
         if decoder is not None:
             self._compute_locally(request, decoder)
-        elif self._line or not self._has_prefill_room():
+        elif self.line or not (self._has_prefill_room() and self._give(request)):
             self._push(request)
             self._serve()
-        else:
-            self._give(request)
         self._observer.arrived(request, request.prompt - request.cached)
 
     def _local_decoder(self, request: SimRequest) -> Station | None:
         """The decode engine that computes the prompt itself: it is short, or there is no other to do it."""
-        if request.prompt > self._settings.local_prefill_tokens and len(self._prefill):
+        if request.prompt > self._settings.local_prefill_tokens and self._helpers:
             return None
         decoder = self._decode.least()
-        if decoder is None or decoder in self._prefill or not self._has_room(decoder, request):
+        if decoder is None or decoder.engine.role is Role.BOTH or not self._has_room(decoder, request):
             return None
         return decoder
 
@@ -191,77 +176,52 @@ class SimRouter:
     def _push(self, request: SimRequest) -> None:
         """Let a request wait. What it needs is known by the engine that would need least for it."""
         quote = self._best(request)
-        service = self._profile.prefill_seconds(request.prompt) if quote is None else quote.service
-        request.service = service
-        self._line.push(request, arrived=request.arrived, deadline=request.deadline, service_seconds=service)
-        self.waiting_seconds += service
-        self.waiting_tokens += request.left
+        request.service = self._profile.prefill_seconds(request.prompt) if quote is None else quote.service
+        self.line.push(request)
 
     def _serve(self) -> None:
         """Give what waits to engines that have room."""
-        line, now = self._line, self._loop.now
-        while line and (self._has_prefill_room() or not len(self._prefill)):
+        line, now = self.line, self._loop.now
+        while line and (self._has_prefill_room() or not self._helpers):
             request = line.pop(now)
             if request is None:
                 return
-            self.waiting_tokens -= request.left
-            self.waiting_seconds = self.waiting_seconds - request.service if line else 0.0
             if now - request.arrived > self._settings.max_queue_seconds:
                 self._observer.ended(request, Outcome.REJECTED, now)
-            elif len(self._prefill):
-                self._give(request)
-            else:
-                decoder = self._local_decoder(request)
-                if decoder is None:
-                    self._push(request)
-                    return
+                continue
+            decoder = None if self._helpers else self._local_decoder(request)
+            if decoder is not None:
                 self._compute_locally(request, decoder)
+            elif not (self._helpers and self._give(request)):
+                self._push(request)
+                return
 
-    def _give(self, request: SimRequest) -> None:
-        """Let the engine that costs least compute a prompt."""
+    def _give(self, request: SimRequest) -> bool:
+        """Let the engine that costs least compute a prompt. False if it should rather wait for another one."""
         quote = self._best(request)
         if quote is None:
-            raise AssertionError("there is no prefill engine")
+            return False
         station = quote.station
         engine = station.engine
+        if station.mixed and self._can_wait(request, quote.service):
+            return False
         request.service = quote.service
         request.local = engine.role is Role.BOTH
         station.given(request.service)
         engine.give(request)
         self._rank_prefill(station)
+        return True
+
+    def _can_wait(self, request: SimRequest, service: float) -> bool:
+        """Whether a prompt would be late anyway, and there are engines without streams that it may wait for."""
+        if self._loop.now + service <= request.deadline:
+            return False
+        return any(not self._stations[number].mixed for number in self._helpers)
 
     def _best(self, request: SimRequest) -> Quote | None:
-        """The cheaper of the least loaded engine and the one that holds most of the prompt; None without any engine.
-
-        Whoever does not hold what the other does pays for what is computed twice, as in placement. Sets what the
-        chosen one holds.
-        """
+        """What the prompt costs where that is least; None where no engine takes prompts now."""
         station = self._prefill.least()
-        if station is None:
-            return None
-        best = self._quote(request, station)
-        holder = self._holder(request) if request.blocks else None
-        if holder is not None and holder is not station and holder in self._prefill:
-            left, cached = request.left, request.cached
-            other = self._quote(request, holder)
-            waste = WASTE_WEIGHT * (best.service - other.service)
-            if other.seconds <= best.seconds + max(0.0, waste):
-                return other
-            request.left, request.cached = left, cached
-        return best
-
-    def _quote(self, request: SimRequest, station: Station) -> Quote:
-        blocks, load_seconds = station.engine.cache.match(request.blocks, request.reusable)
-        cached = request.cached = blocks * self.block_size
-        new = request.left = request.prompt - cached
-        # EngineProfile.prefill_seconds, spelt out.
-        service = self._base + new * (self._token + self._attention * (cached + new / 2)) + load_seconds
-        return Quote(station, station.backlog + service, service)
-
-    def _holder(self, request: SimRequest) -> Station | None:
-        blocks = request.blocks
-        known = leading(self._holders, blocks, 0, request.reusable)
-        return self._holders[blocks[known - 1]] if known else None
+        return None if station is None else self._prices.cheaper(request, station, self._prefill)
 
     def _compute_locally(self, request: SimRequest, station: Station) -> None:
         request.local = True
@@ -285,14 +245,11 @@ class SimRouter:
         station = self._stations[engine.number]
         if request.decoder is None:
             station.done(request.service)
+            if station.mixed:
+                self._rest(station, request.service)
             self._rank_prefill(station)
             if request.blocks:
-                self._holders.update(dict.fromkeys(request.blocks, station))
-                gone = engine.cache.touch(request.blocks)
-                room = engine.cache_room()
-                if room < engine.capacity:
-                    gone += engine.cache.shrink(room // self.block_size)
-                self._forget(station, gone)
+                self._prices.computed(station, request.blocks)
         if request.first_token < 0 and request.local:
             self._observer.begun(request, self._loop.now)
         if not request.local:
@@ -300,7 +257,7 @@ class SimRouter:
             self._hand_off(request)
         elif request.decoder is None:
             self._assign(request, station)
-        if self._line:
+        if self.line:
             self._serve()
 
     def _hand_off(self, request: SimRequest) -> None:
@@ -340,7 +297,7 @@ class SimRouter:
             if station is None or not self._has_room(station, self._handoffs[0]):
                 return
             self._transfer(self._handoffs.popleft(), station)
-        if self._line and not len(self._prefill):
+        if self.line and not self._helpers:
             self._serve()
 
     def _assign(self, request: SimRequest, station: Station) -> None:
@@ -355,6 +312,9 @@ class SimRouter:
         station.assigned -= 1
         station.assigned_tokens -= request.prompt
         self._rank_decode(station)
+        if engine.role is Role.PREFILL and not station.assigned:
+            self._rank_prefill(station)
+            self._serve()
         self._observer.ended(request, Outcome.COMPLETED, at)
         self._drain()
 
@@ -370,18 +330,30 @@ class SimRouter:
         if engine.leaving or engine.role is Role.DECODE:
             return
         key = station.backlog
+        if station.mixed:
+            if station.prompts or station.rests_until > self._loop.now:
+                self._prefill.discard(station)
+                return
+            # Only what would have to wait for the others.
+            key = self._full_seconds
         if engine.role is Role.BOTH:
             key += EXPECTED_OUTPUT_TOKENS * self._profile.decode_work(station.assigned, station.assigned_tokens)
         self._prefill.set(station, key)
+
+    def _rest(self, station: Station, seconds: float) -> None:
+        """Let an engine decode for a while after a prompt of ``seconds``."""
+        engine = station.engine
+        engine.settle()
+        step = self._profile.step_seconds(engine.batch, engine.context)
+        rest = rest_seconds(seconds, step_seconds=step, itl_seconds=self._settings.itl_seconds)
+        station.rests_until = self._loop.now + rest
+        self._loop.at(station.rests_until, self._rested, station)
+
+    def _rested(self, station: Station) -> None:
+        self._rank_prefill(station)
+        self._serve()
 
     def _rank_decode(self, station: Station) -> None:
         engine = station.engine
         if not engine.leaving and engine.role is not Role.PREFILL:
             self._decode.set(station, self._profile.decode_work(station.assigned, station.assigned_tokens))
-
-    def _forget(self, station: Station, parts: list[list[int]]) -> None:
-        holders = self._holders
-        for part in parts:
-            for block in part:
-                if holders.get(block) is station:
-                    del holders[block]

@@ -73,6 +73,7 @@ def _router(md: ModelDeployment, engine: EngineProfile) -> RouterSettings:
         local = default_local_prefill_tokens(engine)
     return RouterSettings(
         ttft_seconds=md.spec.slo.ttft_milliseconds / 1000,
+        itl_seconds=md.spec.slo.itl_milliseconds / 1000,
         # With a bound of nothing, whoever is late goes first, in the order of arrival.
         age_bound_seconds=float(routing.queue.max_late_seconds) if routing.queue.order is QueueOrder.DEADLINE else 0.0,
         max_queued_requests=routing.admission.max_queued_requests,

@@ -74,7 +74,7 @@ def take_sample(
     return Sample(
         since=since,
         at=now,
-        prefill=_role_sample(Role.PREFILL, cluster, router.waiting, router.waiting_tokens, noisy),
+        prefill=_role_sample(Role.PREFILL, cluster, len(router.line), router.line.tokens, noisy),
         decode=_role_sample(Role.DECODE, cluster, router.handoffs, 0, noisy),
         arrivals=score.arrivals,
         prompt_tokens=score.prompt_tokens,

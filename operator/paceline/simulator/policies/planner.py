@@ -73,8 +73,8 @@ class PlannerPolicy:
                 CompletionInterval(start=one.since, end=one.at, cells=one.completed) for one in self._window
             ),
             engines=tuple(_load(pod, cluster, self._hit_rate()) for pod in cluster.pods.values()),
-            queued_requests=cluster.router.waiting,
-            queued_seconds=cluster.router.waiting_seconds,
+            queued_requests=len(cluster.router.line),
+            queued_seconds=cluster.router.line.seconds,
             measured=_measured(cluster),
             attainment=_attainment([one.attained for one in self._window]),
         )
