@@ -34,6 +34,11 @@ class _StatusCollector(Collector):
         )
         yield GaugeMetricFamily("paceline_engine_ready", "1 while new work may come", value=int(status.ready))
         yield GaugeMetricFamily("paceline_engine_healthy", "0 while health checks fail", value=int(status.healthy))
+        yield GaugeMetricFamily(
+            "paceline_engine_accelerators",
+            "Accelerators that this pod holds; what an emulated engine stands for",
+            value=settings.config.accelerators.count,
+        )
         states = GaugeMetricFamily("paceline_engine_state", "1 for the state that holds", labels=["state"])
         for state in State:
             states.add_metric([state.value], int(status.state is state))

@@ -1,0 +1,113 @@
+"""Planner: what it asks for beside what there is, what it did, and whether it sees."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard
+
+from paceline.observability.dashboards.decisions import decisions
+from paceline.observability.dashboards.panels import (
+    GREEN,
+    HALF,
+    RATE,
+    RED,
+    WHO,
+    YELLOW,
+    board,
+    chart,
+    number,
+    quantiles,
+)  # fmt: skip
+
+MINE: Final = 'namespace="$namespace",deployment="$deployment"'
+"""The planner speaks of deployments; it is not one of their pods."""
+
+
+def planner() -> dashboard.Dashboard:
+    """The page for who asks why there are so many engines."""
+
+    def rate(name: str, by: str) -> str:
+        return f"sum by ({by}) (increase(paceline_planner_{name}{{{MINE}}}[{RATE}]))"
+
+    ready = f'avg by (role) (sum by (role, pod) (paceline_router_fleet_engines{{{WHO},state="ready"}}))'
+    return (
+        board("planner", "Planner", "What the planner sees, asks for and does. `paceline explain` says why, in words.")
+        .annotation(decisions())
+        .with_panel(
+            number(
+                "Sees",
+                "1 while it sees what it decides on; 0: it holds the last counts.",
+                "short",
+                f"min(paceline_planner_metrics_available{{{MINE}}})",
+                limits=((None, RED), (1, GREEN)),
+            )
+        )
+        .with_panel(
+            number("Engines asked for", "Of all roles.", "short", f"sum(paceline_planner_desired_engines{{{MINE}}})")
+        )
+        .with_panel(
+            number(
+                "Beyond reach",
+                "Share of the prefill work that no allowed number of engines can do.",
+                "percentunit",
+                f"max(paceline_planner_shed_ratio{{{MINE}}})",
+                limits=((None, GREEN), (0.01, YELLOW), (0.1, RED)),
+            )
+        )
+        .with_panel(
+            number(
+                "Changes in an hour",
+                "Flips, starts and removals.",
+                "short",
+                f"sum(increase(paceline_planner_actions_total{{{MINE}}}[1h]))",
+            )
+        )
+        .with_panel(
+            chart(
+                "Asked for and ready",
+                "By role. What it would have without limits and manual edits is recommended.",
+                "short",
+                (f"sum by (role) (paceline_planner_desired_engines{{{MINE}}})", "{{role}} asked for"),
+                (f"sum by (role) (paceline_planner_recommended_engines{{{MINE}}})", "{{role}} recommended"),
+                (ready, "{{role}} ready"),
+                width=HALF,
+            )
+        )
+        .with_panel(
+            chart(
+                "Attainment as the planner sees it",
+                "Requests within both limits, in its demand window.",
+                "percentunit",
+                (f"min(paceline_planner_attainment_ratio{{{MINE}}})", "attainment"),
+                (f"max(paceline:slo_target:ratio{{{WHO}}})", "target"),
+                width=HALF,
+            )
+        )
+        .with_panel(
+            chart(
+                "Actions",
+                "That were decided on.",
+                "short",
+                (rate("actions_total", "action"), "{{action}}"),
+                stacked=True,
+            )
+        )
+        .with_panel(
+            chart(
+                "Decisions",
+                "By what came of them.",
+                "short",
+                (rate("decisions_total", "outcome"), "{{outcome}}"),
+                stacked=True,
+            )
+        )
+        .with_panel(
+            chart(
+                "Time of a decision",
+                "By part, of all deployments.",
+                "s",
+                *quantiles("paceline_planner_step_seconds{}", 0.95, by="part"),
+            )
+        )
+    )
