@@ -59,7 +59,7 @@ def deployment() -> dashboard.Dashboard:
                 "By state.",
                 "short",
                 (
-                    f'avg by (state) (sum by (state, pod) ({other})){OR_NONE}',
+                    f"avg by (state) (sum by (state, pod) ({other})){OR_NONE}",
                     "{{state}}",
                 ),
             )

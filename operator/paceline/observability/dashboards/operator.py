@@ -22,12 +22,17 @@ def operator() -> dashboard.Dashboard:
                 "short",
                 "sum(paceline_operator_is_leader)",
                 limits=((None, RED), (1, GREEN), (2, RED)),
+                width=8,
             )
         )
         .with_panel(
-            number("Waiting", "Deployments that wait for a pass.", "short", "sum(paceline_operator_queue_length)")
+            number(
+                "Waiting", "Deployments that wait for a pass.", "short", "sum(paceline_operator_queue_length)", width=8
+            )
         )
-        .with_panel(number("Objects", "In the watch caches.", "short", "sum(paceline_operator_cached_objects)"))
+        .with_panel(
+            number("Objects", "In the watch caches.", "short", "sum(paceline_operator_cached_objects)", width=8)
+        )
         .with_panel(
             chart(
                 "Passes",
@@ -35,7 +40,6 @@ def operator() -> dashboard.Dashboard:
                 "ops",
                 (rate("reconciles_total", "outcome"), "{{outcome}}"),
                 stacked=True,
-                width=12,
             )
         )
         .with_panel(

@@ -41,10 +41,17 @@ def planner() -> dashboard.Dashboard:
                 "short",
                 f"min(paceline_planner_metrics_available{{{MINE}}})",
                 limits=((None, RED), (1, GREEN)),
+                width=6,
             )
         )
         .with_panel(
-            number("Engines asked for", "Of all roles.", "short", f"sum(paceline_planner_desired_engines{{{MINE}}})")
+            number(
+                "Engines asked for",
+                "Of all roles.",
+                "short",
+                f"sum(paceline_planner_desired_engines{{{MINE}}})",
+                width=6,
+            )
         )
         .with_panel(
             number(
@@ -53,6 +60,7 @@ def planner() -> dashboard.Dashboard:
                 "percentunit",
                 f"max(paceline_planner_shed_ratio{{{MINE}}})",
                 limits=((None, GREEN), (0.01, YELLOW), (0.1, RED)),
+                width=6,
             )
         )
         .with_panel(
@@ -61,6 +69,7 @@ def planner() -> dashboard.Dashboard:
                 "Flips, starts and removals.",
                 "short",
                 f"sum(increase(paceline_planner_actions_total{{{MINE}}}[1h]))",
+                width=6,
             )
         )
         .with_panel(

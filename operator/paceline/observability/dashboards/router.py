@@ -96,6 +96,15 @@ def router() -> dashboard.Dashboard:
         )
         .with_panel(
             chart(
+                "Streams that broke",
+                "By whether another engine went on with them.",
+                "reqps",
+                (f"{rate('resumes_total', 'outcome')}{OR_NONE}", "{{outcome}}"),
+                stacked=True,
+            )
+        )
+        .with_panel(
+            chart(
                 "Whole request",
                 "Arrival to the end of the answer.",
                 "s",
