@@ -21,6 +21,7 @@ def test_a_sample_begins_by_saying_what_it_shows(path) -> None:
 
 def test_there_is_a_sample_for_each_way_to_run() -> None:
     assert {path.stem for path in SAMPLES} == {
+        "elastic",
         "quickstart",
         "disaggregated-h200",
         "heterogeneous",

@@ -64,7 +64,7 @@ class Seed:
 
     def __init__(self, kube: Kube, kubeconfig: Path, folder: Path, seed: int) -> None:
         self.scene = Scene(kube, f"seed-{seed}-{uuid4().hex[:6]}").pool(maxReplicas=3)
-        self.scene.set("spec.scaling", {"gpuBudget": BUDGET})
+        self.scene.set("spec.scaling", {"gpuBudget": BUDGET, "mode": "Off"})
         self.scene.manifest["spec"]["engine"]["drainSeconds"] = 1
         self.seed = seed
         self.crashes: list[int] = []

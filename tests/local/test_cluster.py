@@ -21,6 +21,7 @@ from paceline.local.plan import LocalPlan, PodPlan
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.local.table import starting_line, starting_page
+from paceline.policy.lifecycle.orders import Orders
 from tests.local.support import alive, fake_pod, until
 from tests.local.test_table import text
 
@@ -72,6 +73,8 @@ def make(tmp_path: Path) -> Make:
             wanted={"pool": {P: prefill, D: decode}},
             fleet_path=fleet_path,
             notes=(),
+            more=lambda _, number: pod(f"e{number}", modes.get(f"e{number}", "ready")),
+            drain_seconds=5.0,
         )
         with Guard() as guard:
             async with aiohttp.ClientSession() as session:
@@ -155,6 +158,56 @@ async def test_a_fleet_file_that_can_not_be_written_ends_the_run(make: Make, tmp
             return False
 
         await until(broken)
+
+
+async def test_orders_change_roles_without_a_restart(make: Make) -> None:
+    async with make(1, 2) as setting:
+        await setting.up()
+        await until(lambda: len(setting.ready()) == 3)
+        before = setting.ready()
+        one = next(name for name, role in before.items() if role is D)
+        setting.cluster.obey(Orders({P: 2, D: 1}, keeps_roles=True, roles={one: P}))
+        assert setting.ready() == {**before, one: P}
+        assert {engine.start_id for engine in setting.fleet().values()} == {"e0-1", "e1-1", "e2-1"}
+
+
+async def test_orders_keep_the_roles_that_engines_have_whatever_the_counts(make: Make) -> None:
+    async with make(1, 2) as setting:
+        await setting.up()
+        await until(lambda: len(setting.ready()) == 3)
+        before = setting.ready()
+        setting.cluster.obey(Orders({P: 2, D: 1}, keeps_roles=True))
+        assert setting.ready() == before
+
+
+async def test_orders_start_engines_with_names_of_their_own_and_give_them_the_role_that_is_missing(make: Make) -> None:
+    async with make(1, 1) as setting:
+        await setting.up()
+        setting.cluster.obey(Orders({P: 1, D: 3}, keeps_roles=True))
+        await until(lambda: sorted(setting.ready().values()) == [D, D, D, P])
+        assert set(setting.ready()) == {"e0", "e1", "e2", "e3"}
+
+
+async def test_an_engine_that_goes_is_told_first_then_stopped_and_the_one_that_was_named_goes(make: Make) -> None:
+    async with make(1, 2) as setting:
+        await setting.up()
+        await until(lambda: len(setting.ready()) == 3)
+        one = next(name for name, role in setting.ready().items() if role is D)
+        pid = next(view.status.pid for view in setting.cluster.engines if view.status.name == one)
+        setting.cluster.obey(Orders({P: 1, D: 1}, keeps_roles=True, leaving=frozenset({one})))
+        assert setting.fleet()[one].state is wire.EngineState.DRAINING
+        await until(lambda: one not in setting.fleet())
+        assert not alive(pid or 0)
+        assert sorted(setting.ready().values()) == [D, P]
+
+
+async def test_an_engine_that_never_got_ready_is_replaced_when_orders_say_so(make: Make) -> None:
+    async with make(1, 1, e1="never") as setting:
+        setting.cluster.start()
+        await until(lambda: setting.ready() == {"e0": wire.Role.BOTH})
+        setting.cluster.obey(Orders({P: 1, D: 1}, keeps_roles=True, leaving=frozenset({"e1"})))
+        await until(lambda: set(setting.ready()) == {"e0", "e2"})
+        assert sorted(setting.ready().values()) == [D, P]
 
 
 async def test_a_stop_leaves_no_process(make: Make) -> None:

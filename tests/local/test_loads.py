@@ -56,7 +56,7 @@ def test_a_model_too_short_for_every_request_is_refused(trace: str) -> None:
 
 @pytest.mark.parametrize("kind", ["", "mooncake", "mooncake:", "azure:x", "conversation:x"])
 def test_an_unknown_load_is_refused_with_those_that_are_known(kind: str) -> None:
-    with pytest.raises(ConfigError, match="use conversation, agents or mooncake:FILE"):
+    with pytest.raises(ConfigError, match="use conversation, agents, shift or mooncake:FILE"):
         choose_load(LoadChoice(kind), max_model_len=None, real_engines=False)
 
 

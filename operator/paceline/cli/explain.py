@@ -1,4 +1,6 @@
-"""``paceline explain --request FILE``: ask a router where a request would go, and why; nothing is run."""
+"""``paceline explain NAME``: why there are as many engines as there are. ``paceline explain --request FILE``: where a
+router would send a request, and why; nothing is run.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,73 @@ COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute
 
 
 @click.command()
+@click.argument("name", required=False)
+@click.option("-n", "--namespace", metavar="NAME", help="Of the ModelDeployment. Default: that of the context.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of a `paceline up` in place of a cluster.",
+)
+@click.option(
+    "--last", type=click.IntRange(1, 100), default=3, show_default=True, help="Decisions to show of a ModelDeployment."
+)
 @click.option(
     "--request",
     "request_file",
     type=click.Path(path_type=Path),
-    required=True,
-    help="JSON body of the request, as a client would send it; - reads standard input.",
+    help="JSON body of a request, as a client would send it; - reads standard input.",
 )
 @click.option("--router", default=DEFAULT_ROUTER, show_default=True, metavar="URL", help="Router to ask.")
 @click.option("--session", metavar="ID", help="Session that the request belongs to.")
 @click.option("--json", "as_json", is_flag=True, help="Print the router's answer as it is.")
-def explain(request_file: Path, router: str, session: str | None, *, as_json: bool) -> None:
-    """Show for one request: what each engine holds of its prompt, what it would cost there, and the choice.
+def explain(
+    name: str | None,
+    namespace: str | None,
+    run_dir: Path | None,
+    last: int,
+    request_file: Path | None,
+    router: str,
+    session: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show the planner's last decisions about the ModelDeployment NAME: what was seen, what each limit demanded, which
+    one bound, what was not done, and what would have happened otherwise.
 
-    Times are milliseconds through the engine model. Nothing is run on any engine.
+    With --request, show for one request: what each engine holds of its prompt, what it would cost there in
+    milliseconds, and the choice. Nothing is run on any engine.
     """
+    if request_file is None:
+        _explain_scaling(name, namespace, run_dir, last, as_json=as_json)
+        return
+    if name is not None or run_dir is not None:
+        raise ConfigError("--request explains a request, NAME and --run-dir a deployment: give one of them.")
+    _explain_request(request_file, router, session, as_json=as_json)
+
+
+def _explain_scaling(
+    name: str | None, namespace: str | None, run_dir: Path | None, last: int, *, as_json: bool
+) -> None:
+    from paceline.cli.decisions import lines_of, of_cluster, of_run
+
+    if run_dir is not None:
+        resource = of_run(run_dir)
+    elif name is not None:
+        resource = of_cluster(name, namespace)
+    else:
+        raise ConfigError("Name a ModelDeployment, or give --run-dir of a local run, or --request.")
+    if as_json:
+        import json
+
+        status = resource.get("status") or {}
+        click.echo(json.dumps({"roles": status.get("roles"), "scaling": status.get("scaling")}, indent=2))
+        return
+    for line in lines_of(resource, most=last):
+        click.echo(line)
+
+
+def _explain_request(request_file: Path, router: str, session: str | None, *, as_json: bool) -> None:
     import msgspec
 
     body = _read(request_file)

@@ -62,7 +62,20 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
     show_default=True,
     help="Of the endpoint; 0 takes any free one.",
 )
-@click.option("--load", "load_kind", metavar="KIND", help="Load to send: conversation, agents, or mooncake:FILE.")
+@click.option(
+    "--scaling",
+    type=click.Choice(["Auto", "Recommend", "Off"]),
+    help="In place of the manifest's scaling.mode. With --prefill or --decode the default is Off.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep what the planner sees and decides there, to replay it.",
+)
+@click.option(
+    "--load", "load_kind", metavar="KIND", help="Load to send: conversation, agents, shift, or mooncake:FILE."
+)
 @click.option(
     "--load-minutes", type=MINUTES, default=2.0, show_default=True, help="How much of the load, in its own time."
 )
@@ -89,6 +102,8 @@ def up(
     prefill: int | None,
     decode: int | None,
     port: int,
+    scaling: str | None,
+    record: Path | None,
     load_kind: str | None,
     load_minutes: float,
     start_minute: float,
@@ -113,15 +128,18 @@ def up(
 
     from rich.console import Console
 
+    from paceline.api.v1alpha1.scaling import ScalingMode
     from paceline.api.wire import Role
     from paceline.cli.manifests import read_manifest
     from paceline.local.loads import LoadChoice
-    from paceline.local.plan import ClusterOptions, with_model_path
+    from paceline.local.plan import ClusterOptions, with_model_path, with_scaling
     from paceline.local.up import UpOptions, run_up
 
     md = read_manifest(file)
     if model_path is not None:
         md = with_model_path(md, model_path)
+    if scaling is not None:
+        md = with_scaling(md, ScalingMode(scaling))
     counts = {Role.PREFILL: prefill, Role.DECODE: decode}
     load: LoadChoice | None = None
     if load_kind is not None:
@@ -138,6 +156,8 @@ def up(
         run_dir=folder,
         load=load,
         once=once,
+        fixed=scaling is None and (prefill is not None or decode is not None),
+        record=record,
         report=report,
         plot=plot,
     )

@@ -25,10 +25,13 @@ from paceline.local.plan import LocalPlan, PodPlan
 from paceline.local.pods import LOOPBACK
 from paceline.local.targets import FILE as TARGETS
 from paceline.local.targets import Target, TargetsFile
+from paceline.policy.lifecycle.orders import Orders, kept_roles
 from paceline.policy.roles import EngineRole, assign_roles
 
 RECONCILE_SECONDS: Final = 1.0
 """Longest time between two passes when nothing seems to change."""
+ROUTER_LEARNS_SECONDS: Final = 0.5
+"""Time for the router to see that an engine is to get nothing more: ten looks at the fleet file."""
 STOP_SECONDS: Final = 10.0
 """How long pods may take to go at the end, whatever their drain time: whoever stops ``up`` waits for it."""
 
@@ -40,17 +43,27 @@ class EngineView:
     status: PodStatus
     pool: str
     role: wire.Role | None
+    created: float = 0.0
+    """When it was made, on the cluster's monotonic clock."""
+    leaving: bool = False
+    """Whether it finishes what it has and goes."""
 
 
 class _Engine:
     """An engine's plan, its runner, and its role label."""
 
-    __slots__ = ("plan", "role", "runner")
+    __slots__ = ("created", "leaving", "plan", "role", "runner")
 
-    def __init__(self, plan: PodPlan, runner: PodRunner) -> None:
+    def __init__(self, plan: PodPlan, runner: PodRunner, created: float) -> None:
         self.plan = plan
         self.runner = runner
         self.role = plan.fixed_role
+        self.created = created
+        self.leaving = False
+
+    @property
+    def ready(self) -> bool:
+        return self.runner.status.phase is PodPhase.READY
 
 
 class LocalCluster:
@@ -65,6 +78,7 @@ class LocalCluster:
             plan.fleet_path.with_name(TARGETS), namespace=plan.namespace, deployment=plan.deployment
         )
         self._guard = guard
+        self._clock = clock
         self._changed = asyncio.Event()
 
         def runner(pod: PodPlan) -> PodRunner:
@@ -79,10 +93,14 @@ class LocalCluster:
                 changed=self._changed.set,
             )
 
-        self._engines = tuple(_Engine(pod, runner(pod)) for pod in plan.engines)
+        self._make_runner = runner
+        self._engines = [_Engine(pod, runner(pod), clock.monotonic()) for pod in plan.engines]
+        self._made = len(self._engines)
+        """Engines so far: numbers are never used again."""
         self._router = runner(plan.router)
-        self._runners = (*(engine.runner for engine in self._engines), self._router)
+        self._orders: Orders | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._drains: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start all pods. They are up when :meth:`wait_ready` returns."""
@@ -93,6 +111,15 @@ class LocalCluster:
             asyncio.create_task(self._reconcile_forever(), name="reconcile"),
             asyncio.create_task(self._guard.keep(), name="keep the guardian"),
         ]
+
+    @property
+    def _runners(self) -> tuple[PodRunner, ...]:
+        return (*(engine.runner for engine in self._engines), self._router)
+
+    def obey(self, orders: Orders) -> None:
+        """Have ``orders`` carried out from now on: engines start, change roles, or drain and go."""
+        self._orders = orders
+        self.reconcile()
 
     async def wait_ready(self, progress: Callable[[], None], period_seconds: float = 0.1) -> None:
         """Return when every pod is ready. ``progress`` is called after each look.
@@ -117,7 +144,7 @@ class LocalCluster:
             if runner.error is not None:
                 raise runner.error
         failed = [runner for runner in self._runners if runner.status.phase is PodPhase.FAILED]
-        if failed and (starting or self._router in failed or len(failed) == len(self._engines)):
+        if failed and (starting or self._router in failed or (len(failed) == len(self._engines) and not self._planned)):
             others = f"\n  So it went with {len(failed) - 1} more." if len(failed) > 1 else ""
             raise EngineError(failed[0].failure + others)
 
@@ -128,6 +155,7 @@ class LocalCluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._router.stop(STOP_SECONDS)
         await asyncio.gather(*(engine.runner.stop(STOP_SECONDS) for engine in self._engines))
+        await asyncio.gather(*self._drains, return_exceptions=True)
 
     def kill(self) -> None:
         """Kill all pods at once; :meth:`stop` then returns soon."""
@@ -147,23 +175,66 @@ class LocalCluster:
     @property
     def engines(self) -> tuple[EngineView, ...]:
         """All engines, in the order of the plan."""
-        return tuple(EngineView(engine.runner.status, engine.plan.pool, engine.role) for engine in self._engines)
+        return tuple(
+            EngineView(engine.runner.status, engine.plan.pool, engine.role, engine.created, engine.leaving)
+            for engine in self._engines
+        )
 
     def reconcile(self) -> None:
         """One pass: assign roles to what is ready, and publish the fleet. Raises LocalRuntimeError if it can't
         write.
         """
-        for pool, wanted in self.plan.wanted.items():
+        orders = self._orders
+        for pool, roles in self.plan.wanted.items():
+            wanted = roles if orders is None else {role: orders.counts.get(role, 0) for role in roles}
             members = {engine.plan.name: engine for engine in self._engines if engine.plan.pool == pool}
+            if orders is not None:
+                self._resize(pool, wanted, orders)
             ready = [
                 EngineRole(name, engine.role, self.loads.get(name, 0.0))
                 for name, engine in members.items()
-                if engine.runner.status.phase is PodPhase.READY
+                if engine.ready and not engine.leaving
             ]
+            if orders is not None and len(roles) > 1:
+                for name, role in kept_roles(ready, wanted, orders.roles).items():
+                    members[name].role = role
+                continue
             for change in assign_roles(ready, wanted):
                 members[change.engine].role = change.after
         self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
         self._targets.write(self._pages())
+
+    @property
+    def _planned(self) -> bool:
+        return self._orders is not None
+
+    def _resize(self, pool: str, wanted: Mapping[wire.Role, int], orders: Orders) -> None:
+        """Start what is missing, and let go what is too many: those named first, then those that serve nobody yet."""
+        staying = [engine for engine in self._engines if engine.plan.pool == pool and not engine.leaving]
+        hopeless = [engine for engine in staying if engine.plan.name in orders.leaving and not engine.ready]
+        rest = [engine for engine in staying if engine not in hopeless]
+        goal = sum(wanted.values())
+        rest.sort(key=lambda engine: (engine.plan.name not in orders.leaving, engine.ready, -engine.created))
+        for engine in (*hopeless, *rest[: max(0, len(rest) - goal)]):
+            engine.leaving = True
+            task = asyncio.create_task(self._drain(engine), name=f"drain {engine.plan.name}")
+            self._drains.add(task)
+            task.add_done_callback(self._drains.discard)
+        for _ in range(goal - len(rest)):
+            if self.plan.more is None:
+                return
+            plan = self.plan.more(pool, self._made)
+            self._made += 1
+            engine = _Engine(plan, self._make_runner(plan), self._clock.monotonic())
+            self._engines.append(engine)
+            engine.runner.start()
+
+    async def _drain(self, engine: _Engine) -> None:
+        """Let an engine finish what it has, once the router sends it nothing more."""
+        await asyncio.sleep(ROUTER_LEARNS_SECONDS)
+        await engine.runner.stop(self.plan.drain_seconds + STOP_SECONDS)
+        self._engines.remove(engine)
+        self._changed.set()
 
     def _pages(self) -> Iterator[Target]:
         """Every page of metrics: an engine has two, vLLM's own and that of its worker."""
@@ -195,13 +266,13 @@ class LocalCluster:
 def _endpoint(engine: _Engine) -> wire.EngineEndpoint:
     status = engine.runner.status
     ports = status.ports
-    ready = status.phase is PodPhase.READY
+    state = wire.EngineState.READY if engine.ready else wire.EngineState.STARTING
     return wire.EngineEndpoint(
         name=status.name,
         host=LOOPBACK,
         port=ports.api,
         role=engine.role or wire.Role.BOTH,
-        state=wire.EngineState.READY if ready else wire.EngineState.STARTING,
+        state=wire.EngineState.DRAINING if engine.leaving else state,
         start_id=status.start_id,
         revision=engine.plan.revision,
         kv_events=f"tcp://{LOOPBACK}:{ports.kv_events}",

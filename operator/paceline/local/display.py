@@ -23,6 +23,7 @@ from paceline.local.load import LoadResult
 from paceline.local.monitor import Monitor
 from paceline.local.report import SloReport, report_lines
 from paceline.local.table import serving_page, starting_line, starting_page, summary, window_start
+from paceline.planner.deployment import Step
 from paceline.traces.record import RowProblem
 
 PAGE_SECONDS: Final = 0.5
@@ -96,6 +97,13 @@ class Display:
                 page = serving_page(self._monitor.samples, self._objective, self._speed, self._headline())
                 live.update(page, refresh=True)
                 await self._pause(PAGE_SECONDS)
+
+    def decided(self, step: Step) -> None:
+        """The planner changes something: say what, and why."""
+        first, *rest = step.words
+        self._say(f"Planner: {first}", style="cyan")
+        for sentence in rest:
+            self._say(f"  {sentence}", style="dim")
 
     def reported(self, report: SloReport, problems: Sequence[RowProblem]) -> None:
         """Print the report of a load."""

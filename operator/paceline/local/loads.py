@@ -1,4 +1,4 @@
-"""Which requests a load consists of: ``conversation`` and ``agents`` generate them, ``mooncake:FILE`` reads
+"""Which requests a load consists of: ``conversation``, ``agents`` and ``shift`` generate them, ``mooncake:FILE`` reads
 a trace. Called by ``up``.
 """
 
@@ -14,8 +14,9 @@ from paceline.traces.agents import AgentShape, generate_agents
 from paceline.traces.generate import ConversationShape, generate_conversations
 from paceline.traces.mooncake import read_mooncake
 from paceline.traces.record import Trace
+from paceline.traces.shift import generate_shift
 
-KINDS: Final = "conversation, agents or mooncake:FILE"
+KINDS: Final = "conversation, agents, shift or mooncake:FILE"
 CPU_REQUESTS_PER_SECOND: Final = 0.5
 """Rate of the generated load on real engines: ``up`` runs them on the CPUs of this machine."""
 
@@ -70,6 +71,9 @@ def choose_load(choice: LoadChoice, *, max_model_len: int | None, real_engines: 
         rng = random.Random(choice.seed)  # noqa: S311 - a load, not a secret
         trace = generate_agents(agents, seconds=seconds, rng=rng)
         title = f"generated agents, seed {choice.seed}"
+    elif choice.kind == "shift":
+        trace = generate_shift(seconds=seconds, rng=random.Random(choice.seed))  # noqa: S311 - a load, not a secret
+        title = f"{trace.name}, seed {choice.seed}"
     elif kind == "mooncake" and separator and file:
         window = read_mooncake(Path(file)).window(start_seconds=choice.start_minute * 60, seconds=seconds)
         trace = window.spread_ticks() if choice.spread_ticks else window

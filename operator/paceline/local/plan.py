@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import ModelDeployment, from_manifest
+from paceline.api.v1alpha1.scaling import ScalingMode
 from paceline.errors import ConfigError, ConfigurationImpossible
 from paceline.local.kubelet import Launch
 from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, router_program
@@ -79,6 +80,10 @@ class LocalPlan:
     namespace: str = "default"
     deployment: str = ""
     """Name of the ModelDeployment."""
+    more: Callable[[str, int], PodPlan] | None = None
+    """Makes another engine of a pool, by its number; None where there can be none but ``engines``."""
+    drain_seconds: float = 300.0
+    """How long an engine that goes may take to finish what it has."""
 
     @property
     def prefill_profile(self) -> str | None:
@@ -106,6 +111,12 @@ def with_model_path(md: ModelDeployment, folder: Path) -> ModelDeployment:
     return from_manifest(manifest, f"{md.metadata.name} with --model-path")
 
 
+def with_scaling(md: ModelDeployment, mode: ScalingMode) -> ModelDeployment:
+    """The same resource with another scaling mode."""
+    scaling = md.spec.scaling.model_copy(update={"mode": mode})
+    return md.model_copy(update={"spec": md.spec.model_copy(update={"scaling": scaling})})
+
+
 def make_plan(
     md: ModelDeployment,
     options: ClusterOptions,
@@ -126,13 +137,13 @@ def make_plan(
         needs_secrets=options.backend == "vllm",
     )
     wanted = _wanted([child.pool for child in made.engines], options.counts)
-    notes: list[str] = []
-    engines: list[PodPlan] = []
-    for child in made.engines:
-        backend = _backend(md, child.pool, options)
-        notes.extend(backend.notes)
-        count = sum(wanted[child.pool.name].values())
-        engines.extend(_engine(child, number, md, context, ports, backend) for number in range(count))
+    pools = {child.pool.name: (child, _backend(md, child.pool, options)) for child in made.engines}
+
+    def more(pool: str, number: int) -> PodPlan:
+        child, backend = pools[pool]
+        return _engine(child, number, md, context, ports, backend)
+
+    engines = [more(pool, number) for pool, counts in wanted.items() for number in range(sum(counts.values()))]
     if options.port:
         require_free(LOOPBACK, options.port, "--port")
     endpoint = options.port or ports.take()
@@ -142,9 +153,11 @@ def make_plan(
         endpoint_port=endpoint,
         wanted=wanted,
         fleet_path=fleet_path,
-        notes=tuple(notes),
+        notes=tuple(note for _, backend in pools.values() for note in backend.notes),
         namespace=md.metadata.namespace,
         deployment=md.metadata.name,
+        more=more,
+        drain_seconds=float(md.spec.engine.drain_seconds),
     )
 
 

@@ -32,10 +32,12 @@ from paceline.local.load import LoadClient, LoadOptions, LoadResult
 from paceline.local.loads import ChosenLoad, LoadChoice, choose_load
 from paceline.local.monitor import Monitor
 from paceline.local.plan import ClusterOptions, make_plan
+from paceline.local.planning import LocalPlanner, is_planned
 from paceline.local.pods import LOOPBACK
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.local.report import LoadFacts, SloReport, make_report
+from paceline.planner.recorder import Recorder
 from paceline.policy.scaling.profiles import get_profile
 from paceline.traces.prompts import PromptMaker
 
@@ -52,6 +54,10 @@ class UpOptions:
     load: LoadChoice | None = None
     once: bool = False
     """End when the load has ended."""
+    fixed: bool = False
+    """Keep the number of engines, whatever ``spec.scaling`` says."""
+    record: Path | None = None
+    """Folder for what the planner sees and decides."""
     report: Path | None = None
     plot: Path | None = None
 
@@ -89,13 +95,33 @@ async def _run(md: ModelDeployment, options: UpOptions, load: ChosenLoad | None,
             cluster = LocalCluster(plan, log_dir=options.run_dir / "logs", probe=client.ready, guard=guard, clock=clock)
             monitor = Monitor(cluster, client, clock)
             display = Display(console, cluster, monitor, md.spec.slo, options.cluster.speed, clock)
-            run = _Run(md, options, load, session, cluster, monitor, display, clock)
+            planner = _planner(md, options, cluster, display, clock)
+            run = _Run(md, options, load, session, cluster, monitor, display, clock, planner)
             with _signals(cluster) as interrupted:
                 try:
                     return await run.until(interrupted)
                 finally:
                     display.stopping()
                     await cluster.stop()
+
+
+def _planner(
+    md: ModelDeployment, options: UpOptions, cluster: LocalCluster, display: Display, clock: Clock
+) -> LocalPlanner | None:
+    """None where nobody plans: the user has fixed the number of engines, or nothing is known of them."""
+    profile = cluster.plan.prefill_profile
+    if not is_planned(md, profile=profile, fixed=options.fixed):
+        return None
+    return LocalPlanner(
+        md,
+        cluster,
+        clock,
+        speed=options.cluster.speed,
+        profile=profile,
+        folder=options.run_dir,
+        said=display.decided,
+        recorder=None if options.record is None else Recorder(options.record),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +148,9 @@ class _Run:
         monitor: Monitor,
         display: Display,
         clock: Clock,
+        planner: LocalPlanner | None,
     ) -> None:
+        self._planner = planner
         self._md = md
         self._options = options
         self._load = load
@@ -180,6 +208,8 @@ class _Run:
             asyncio.create_task(self._monitor.run(), name="monitor"),
             asyncio.create_task(self._display.while_serving(), name="display"),
         }
+        if self._planner is not None:
+            tasks.add(asyncio.create_task(self._planner.run(), name="planner"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -247,7 +277,7 @@ class _Run:
         return report
 
     def _starts(self) -> int:
-        return sum(view.status.starts for view in self._cluster.engines)
+        return sum(max(0, view.status.starts - 1) for view in self._cluster.engines)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[object]]) -> None:

@@ -112,7 +112,7 @@ class PlannerTargets:
         """What the status is to say."""
         if md.spec.scaling.mode is ScalingMode.OFF:
             message = "spec.scaling.mode is Off: nobody looks, and minReplicas engines run."
-            return ScalingView(_metrics_finding(ConditionStatus.UNKNOWN, Reason.SCALING_OFF, message))
+            return ScalingView(_metrics_finding(ConditionStatus.UNKNOWN, Reason.SCALING_OFF, message), decides=False)
         one = self._followed.get((md.metadata.namespace, md.metadata.name))
         step = None if one is None else one.planner.last
         if one is None or step is None:

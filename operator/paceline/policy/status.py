@@ -57,6 +57,8 @@ class ScalingView:
     decisions: tuple[ScalingDecision, ...] = ()
     """The last ones, newest first."""
     slo: SloStatus | None = None
+    decides: bool = True
+    """False where the spec alone says how many engines there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ def make_status(
         ratio=_ratio(roles),
         roles=Roles(prefill=roles.get(Role.PREFILL), decode=roles.get(Role.DECODE), both=roles.get(Role.BOTH)),
         slo=previous.slo if seen.scaling is None else seen.scaling.slo or previous.slo,
-        scaling=_scaling(previous, counts, now) if seen.scaling is None else _planned(previous, seen.scaling),
+        scaling=_planned(previous, seen.scaling)
+        if seen.scaling is not None and seen.scaling.decides
+        else _scaling(previous, counts, now),
     )
 
 
