@@ -29,6 +29,7 @@ from tests.kube.client import Kube, condition, connect
 from tests.kube.cluster import api_server
 from tests.kube.kubelet import Kubelet
 from tests.kube.operators import Operator, start
+from tests.kube.prefork import Prefork
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
@@ -62,13 +63,14 @@ class Report:
 class Seed:
     """One deployment and the operators that look after it."""
 
-    def __init__(self, kube: Kube, kubeconfig: Path, folder: Path, seed: int) -> None:
+    def __init__(self, kube: Kube, kubeconfig: Path, folder: Path, seed: int, prefork: Prefork | None) -> None:
         self.scene = Scene(kube, f"seed-{seed}-{uuid4().hex[:6]}").pool(maxReplicas=3)
         self.scene.set("spec.scaling", {"gpuBudget": BUDGET, "mode": "Off"})
         self.scene.manifest["spec"]["engine"]["drainSeconds"] = 1
         self.seed = seed
         self.crashes: list[int] = []
         self._kubeconfig = kubeconfig
+        self._prefork = prefork
         self._log = folder / f"operator-{seed}.log"
         self._dice = random.Random(seed)
         self._operator: Operator | None = None
@@ -120,7 +122,7 @@ class Seed:
             environment["PACELINE_FAULT_CRASH_AFTER_WRITES"] = str(self.crashes[-1])
         # Each has a lease of its own: a crashed holder would keep the next one waiting.
         flags = ("--namespace", self.scene.namespace, "--lease-namespace", self.scene.namespace, "--lease-seconds", "3")
-        self._operator = start(self._kubeconfig, self._log, *flags, environment=environment)
+        self._operator = start(self._kubeconfig, self._log, *flags, environment=environment, prefork=self._prefork)
 
     def _settled(self) -> bool:
         resource = self.scene.resource
@@ -205,9 +207,9 @@ CHANGES: dict[str, Callable[[Scene, random.Random], None]] = {
 }
 
 
-def run_seed(kube: Kube, kubeconfig: Path, folder: Path, seed: int) -> Report:
+def run_seed(kube: Kube, kubeconfig: Path, folder: Path, seed: int, prefork: Prefork | None = None) -> Report:
     """One seed. ``kubeconfig`` is the operator's own. Raises AssertionError when something does not come right."""
-    return Seed(kube, kubeconfig, folder, seed).run()
+    return Seed(kube, kubeconfig, folder, seed, prefork).run()
 
 
 def allow_lease(kube: Kube, namespace: str) -> None:
@@ -250,6 +252,8 @@ def main() -> int:
         kubelet = Kubelet(admin, folder)
         kubelet.start()
         stack.callback(kubelet.stop)
+        prefork = Prefork()
+        stack.callback(prefork.close)
         seeds = range(flags.first, flags.first + flags.seeds)
         began, failed, crashes = time.monotonic(), 0, 0
         pool = ThreadPoolExecutor(flags.at_once)
@@ -259,7 +263,7 @@ def main() -> int:
         def run(seed: int) -> Report:
             # A client of its own: httpx may close an idle connection that another thread has just been given.
             with connect(admin) as own:
-                return run_seed(own, account, folder, seed)
+                return run_seed(own, account, folder, seed, prefork)
 
         for seed, future in [(seed, pool.submit(run, seed)) for seed in seeds]:
             try:

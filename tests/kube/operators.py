@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from tests.api.documents import ROOT
+from tests.kube.prefork import Forked, Prefork
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -25,7 +26,7 @@ PROGRAM = Path(sys.executable).with_name("paceline")
 class Operator:
     """One replica."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, metrics_port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Forked, log: Path, metrics_port: int) -> None:
         self.process = process
         self.log = log
         self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
@@ -106,17 +107,24 @@ def free_port() -> int:
 
 
 def start(
-    kubeconfig: Path, log: Path, *flags: str, environment: Mapping[str, str] | None = None, identity: str = "operator"
+    kubeconfig: Path,
+    log: Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    identity: str = "operator",
+    prefork: Prefork | None = None,
 ) -> Operator:
-    """Start an operator; it may not be ready yet."""
+    """Start an operator; it may not be ready yet. ``prefork``: as a fork of that."""
     port = free_port()
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PACELINE_", "KUBE"))}
+    own = {**inherited, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity, **(environment or {})}
+    arguments = ["operator", "--metrics-host", "127.0.0.1", "--metrics-port", str(port), *flags]
+    if prefork is not None:
+        return Operator(prefork.start(arguments, own, log), log, port)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [PROGRAM, "operator", "--metrics-host", "127.0.0.1", "--metrics-port", str(port), *flags],
-            env={**inherited, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity, **(environment or {})},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT,
-        )  # fmt: skip
+            [PROGRAM, *arguments], env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT
+        )
     return Operator(process, log, port)
 
 
