@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -158,26 +158,40 @@ def run_named(load_: Load, policy: str) -> tuple[str, str, Kept]:
 
 
 def _fingerprint(policy: str, load_: Load) -> str:
-    digest = hashlib.sha256(f"{load_.about}\n{settings()}\n".encode())
+    told = settings() if policy == "planner" else replace(settings(), scaling=None)
+    digest = hashlib.sha256(f"{load_.about}\n{told}\n".encode())
     for path in _sources(policy):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _sources(policy: str) -> Sequence[Path]:
-    """Modules that a run goes through: the simulator for all, a policy's own for it."""
-    policies = PACKAGE / "simulator" / "policies"
-    own = policies / f"{policy.replace('-', '_')}.py"
+    """Modules that a run goes through: the simulator for all, a policy's own and how it is tuned for it."""
+    simulator = PACKAGE / "simulator"
+    own = simulator / "policies" / f"{policy.replace('-', '_')}.py"
     common = [
-        *(PACKAGE / "simulator" / f"{name}.py" for name in _SIMULATOR),
-        *(PACKAGE / "policy" / name for name in ("roles.py", "waiting.py", "scaling/perfmodel.py")),
-        policies / "base.py",
-        PACKAGE / "simulator" / "tuning.py",
-        *([own] if own.exists() else []),
+        *(simulator / f"{name}.py" for name in _SIMULATOR),
+        *(PACKAGE / "policy" / name for name in _POLICY),
+        simulator / "policies" / "base.py",
     ]
+    if policy in ("static-best", "oracle"):
+        common.append(simulator / "static_search.py")
+    if own.exists():
+        common += [own, simulator / "tuning.py"]
     if policy == "planner":
         common += sorted((PACKAGE / "policy" / "scaling").glob("*.py"))
     return common
 
 
-_SIMULATOR: Final = ("engine", "router", "cache", "chunks", "cluster", "simulation", "station", "workload", "telemetry")
+_SIMULATOR: Final = (
+    "engine", "router", "line", "prices", "cache", "chunks", "cluster", "simulation", "station", "workload",
+    "telemetry", "shapes",
+)  # fmt: skip
+_POLICY: Final = (
+    "roles.py",
+    "waiting.py",
+    "routing/pacing.py",
+    "routing/backlog.py",
+    "scaling/perfmodel.py",
+    "scaling/decode_sizing.py",
+)

@@ -19,7 +19,8 @@ from paceline.simulator.policies.static import StaticPolicy
 from paceline.simulator.report import policy_report
 from paceline.simulator.settings import PodHabits
 from paceline.simulator.simulation import Simulation
-from paceline.simulator.tuning import POLICIES, TUNED, StaticSearch, best_run
+from paceline.simulator.static_search import StaticSearch
+from paceline.simulator.tuning import POLICIES, TUNED, best_run
 from tests.simulator.scenes import AGGREGATED, conversation, settings
 
 BOUNDS = {Role.PREFILL: (1, 6), Role.DECODE: (1, 6)}

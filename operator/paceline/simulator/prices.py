@@ -34,16 +34,16 @@ class Prices:
         self._holders: dict[int, Station] = {}
         """Block to the engine that last held it in use."""
 
-    def cheaper(self, request: SimRequest, station: Station, usable: LazyHeap[Station]) -> Quote:
+    def cheaper(self, request: SimRequest, station: Station, usable: LazyHeap[Station], now: float) -> Quote:
         """The quote of ``station`` or, where it is cheaper, that of the usable engine which holds most of the prompt.
 
         Whoever does not hold what the other does pays for what is computed twice. Sets what the chosen one holds.
         """
-        best = self._quote(request, station)
+        best = self._quote(request, station, now)
         holder = self._holder(request) if request.blocks else None
         if holder is not None and holder is not station and holder in usable:
             left, cached = request.left, request.cached
-            other = self._quote(request, holder)
+            other = self._quote(request, holder, now)
             if other.seconds <= best.seconds + WASTE_WEIGHT * max(0.0, best.service - other.service):
                 return other
             request.left, request.cached = left, cached
@@ -63,13 +63,13 @@ class Prices:
         """An engine is gone, and its cache with it."""
         self._forget(station, station.engine.cache.clear())
 
-    def _quote(self, request: SimRequest, station: Station) -> Quote:
+    def _quote(self, request: SimRequest, station: Station, now: float) -> Quote:
         blocks, load_seconds = station.engine.cache.match(request.blocks, request.reusable)
         cached = request.cached = blocks * self._block_size
         new = request.left = request.prompt - cached
         # EngineProfile.prefill_seconds, spelt out.
         service = self._base + new * (self._token + self._attention * (cached + new / 2)) + load_seconds
-        return Quote(station, station.backlog + service, service)
+        return Quote(station, station.backlog.left(now) + service, service)
 
     def _holder(self, request: SimRequest) -> Station | None:
         blocks = request.blocks

@@ -1,7 +1,7 @@
 """The simulated router: which engine computes a prompt, in which order, and where its tokens are made.
 
-All policies run behind this one router. As in the production code, a prefill engine is given little more than it can
-begin with, and everything else waits in one line for all engines, in the order of
+All policies run behind this one router. As in the production code, a prefill engine gets a prompt when it is done with
+what it has, or nearly, and everything else waits in one line for all engines, in the order of
 :class:`paceline.policy.waiting.WaitingLine`. One that still has streams of its former role gets its prompts one by one,
 at the pace of :mod:`paceline.policy.routing.pacing`, and none that would be late anywhere. Costs are those of
 :mod:`paceline.policy.routing.placement`, seconds through the engine model. That module scores every engine for every
@@ -18,7 +18,6 @@ from typing import Final, Protocol
 
 from paceline.api.wire import Role
 from paceline.policy.routing.pacing import rest_seconds
-from paceline.policy.routing.placement import LEAST_PREFILLS
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
@@ -33,8 +32,10 @@ KV_ADMISSION: Final = 0.95
 EXPECTED_OUTPUT_TOKENS: Final = 256
 """Steps by which the batch of an engine that serves both roles is weighed, as in placement."""
 BATCH_TOKENS: Final = 8192
-QUEUED_BATCHES: Final = 1.25
-"""Work that a prefill engine may have before the rest waits in the router, as in the router's own settings."""
+AHEAD_BATCHES: Final = 0.25
+"""Work that a prefill engine may have left when it gets the next prompt, in prefill steps, as in the router's own
+settings.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class SimRouter:
         self._decode: LazyHeap[Station] = LazyHeap()
         self._helpers: dict[int, None] = {}
         """Engines that compute prompts for others, also those that rest."""
-        self._full_seconds = QUEUED_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
+        self._ahead_seconds = AHEAD_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
         self._prices = Prices(profile, block_size)
         self.line = Line(settings.age_bound_seconds)
         """Requests that no prefill engine has room for, or that came when there was no engine."""
@@ -171,7 +172,7 @@ class SimRouter:
 
     def _has_prefill_room(self) -> bool:
         station = self._prefill.least()
-        return station is not None and (station.prompts < LEAST_PREFILLS or station.backlog <= self._full_seconds)
+        return station is not None and station.backlog.left(self._loop.now) <= self._ahead_seconds
 
     def _push(self, request: SimRequest) -> None:
         """Let a request wait. What it needs is known by the engine that would need least for it."""
@@ -207,7 +208,7 @@ class SimRouter:
             return False
         request.service = quote.service
         request.local = engine.role is Role.BOTH
-        station.given(request.service)
+        station.backlog.add(request, request.service, self._loop.now)
         engine.give(request)
         self._rank_prefill(station)
         return True
@@ -221,7 +222,7 @@ class SimRouter:
     def _best(self, request: SimRequest) -> Quote | None:
         """What the prompt costs where that is least; None where no engine takes prompts now."""
         station = self._prefill.least()
-        return None if station is None else self._prices.cheaper(request, station, self._prefill)
+        return None if station is None else self._prices.cheaper(request, station, self._prefill, self._loop.now)
 
     def _compute_locally(self, request: SimRequest, station: Station) -> None:
         request.local = True
@@ -244,7 +245,7 @@ class SimRouter:
             return  # computed again after a preemption: it is where it belongs
         station = self._stations[engine.number]
         if request.decoder is None:
-            station.done(request.service)
+            station.backlog.done(request, self._loop.now)
             if station.mixed:
                 self._rest(station, request.service)
             self._rank_prefill(station)
@@ -329,13 +330,13 @@ class SimRouter:
         engine = station.engine
         if engine.leaving or engine.role is Role.DECODE:
             return
-        key = station.backlog
+        key = station.backlog.given
         if station.mixed:
-            if station.prompts or station.rests_until > self._loop.now:
+            if station.backlog or station.rests_until > self._loop.now:
                 self._prefill.discard(station)
                 return
             # Only what would have to wait for the others.
-            key = self._full_seconds
+            key = self._ahead_seconds
         if engine.role is Role.BOTH:
             key += EXPECTED_OUTPUT_TOKENS * self._profile.decode_work(station.assigned, station.assigned_tokens)
         self._prefill.set(station, key)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from paceline.api.wire import Role
 from paceline.errors import ConfigError
 from paceline.simulator.policies import decode_tps, hpa, keda, oracle, planner, threshold, throughput
 from paceline.simulator.policies.base import Context, Policy, settled_counts
-from paceline.simulator.policies.static import StaticPolicy
 from paceline.simulator.report import attainment
 from paceline.simulator.settings import SimSettings
-from paceline.simulator.simulation import Run, Simulation
+from paceline.simulator.simulation import Run
+from paceline.simulator.static_search import STATIC, Progress, StaticSearch, passes, simulate
 from paceline.simulator.workload import Workload
 
 TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
@@ -25,11 +24,7 @@ TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
     "planner": planner.candidates,
 }
 """Policies that get the best of a grid on the trace itself; the grid of ``planner`` is its defaults."""
-STATIC: Final = "static-best"
 POLICIES: Final = (STATIC, *TUNED)
-
-Progress = Callable[[str, float], None]
-"""Hears what is simulated, and what share of it is done."""
 
 
 def _silent(what: str, share: float) -> None:
@@ -48,7 +43,7 @@ def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: 
         best = StaticSearch(context, progress).run()
         best.policy = name
     for number, policy in enumerate(TUNED[name](context)):
-        run = _simulate(context, policy, f"{name}, setting {number + 1}", progress)
+        run = simulate(context, policy, f"{name}, setting {number + 1}", progress)
         if best is None or _better(run, best):
             best = run
     if best is None:
@@ -56,88 +51,10 @@ def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: 
     return best
 
 
-class StaticSearch:
-    """Finds the smallest fixed fleet that passes the gate.
-
-    First the fewest decode engines at which the ITL holds for the target share, with more prefill engines than can be
-    needed; then the fewest prefill engines; then the same with one decode engine more, in case it saves two.
-    """
-
-    def __init__(self, context: Context, progress: Progress) -> None:
-        self._context = context
-        self._progress = progress
-        self._runs: dict[tuple[int, int], Run] = {}
-
-    def run(self) -> Run:
-        """The run of the best fleet; of the largest when none passes."""
-        settings, guess = self._context.settings, self._context.initial
-        if settings.aggregated:
-            least, most = settings.bounds[Role.BOTH]
-            total = self._smallest(lambda n: _passes(self._at(n, 0)), guess.prefill, least, most)
-            return self._at(total, 0)
-        (least, most), (least_decode, most_decode) = settings.bounds[Role.PREFILL], settings.bounds[Role.DECODE]
-        many = min(most, 2 * guess.prefill + 2)
-        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least_decode, most_decode)
-        prefill = self._smallest(lambda n: _passes(self._at(n, decode)), guess.prefill, least, most)
-        best = self._at(prefill, decode)
-        if decode < most_decode and prefill - 2 >= least and _passes(self._at(prefill - 2, decode + 1)):
-            fewer = self._smallest(lambda n: _passes(self._at(n, decode + 1)), prefill - 2, least, prefill - 2)
-            best = self._at(fewer, decode + 1)
-        return best
-
-    def _at(self, prefill: int, decode: int) -> Run:
-        key = (prefill, decode)
-        if key not in self._runs:
-            what = f"{STATIC}, {prefill} prefill and {decode} decode"
-            self._runs[key] = _simulate(self._context, StaticPolicy(prefill, decode), what, self._progress)
-        return self._runs[key]
-
-    def _itl_holds(self, run: Run) -> bool:
-        met = attainment(run)
-        return bool(met.itl[met.feasible].mean() >= self._context.settings.objective.target)
-
-    @staticmethod
-    def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int:
-        """Smallest number that is enough, near a guess; ``most`` if none is."""
-        guess = max(least, min(most, guess))
-        if enough(guess):
-            while guess > least and enough(guess - 1):
-                guess -= 1
-            return guess
-        low, high, step = guess, guess, 1
-        while high < most:
-            high = min(most, high + step)
-            if enough(high):
-                break
-            low, step = high, 2 * step
-        while low + 1 < high:
-            middle = (low + high) // 2
-            if enough(middle):
-                high = middle
-            else:
-                low = middle
-        return high
-
-
-def _simulate(context: Context, policy: Policy, what: str, progress: Progress) -> Run:
-    total = len(context.workload)
-    return Simulation(context.workload, policy, context.settings).run(
-        progress=lambda arrived: progress(what, arrived / total)
-    )
-
-
-def _passes(run: Run) -> bool:
-    met = attainment(run)
-    score = run.score
-    if score.completed + score.rejected < len(run.workload):
-        return False
-    return not met.feasible.any() or bool(met.both[met.feasible].mean() >= run.settings.objective.target)
-
-
 def _better(run: Run, than: Run) -> bool:
     """Passing the gate first, then least GPU-hours; among those that fail, most requests attained for each GPU-hour."""
-    if _passes(run) or _passes(than):
-        return _passes(run) and (not _passes(than) or run.gpu_seconds < than.gpu_seconds)
+    if passes(run) or passes(than):
+        return passes(run) and (not passes(than) or run.gpu_seconds < than.gpu_seconds)
     return _good_per_second(run) > _good_per_second(than)
 
 

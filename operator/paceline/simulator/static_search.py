@@ -1,0 +1,97 @@
+"""The smallest fixed fleet that passes the gate on a workload, found by simulating fleets near a first guess."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from paceline.api.wire import Role
+from paceline.simulator.policies.base import Context, Policy
+from paceline.simulator.policies.static import StaticPolicy
+from paceline.simulator.report import attainment
+from paceline.simulator.simulation import Run, Simulation
+
+STATIC: Final = "static-best"
+
+Progress = Callable[[str, float], None]
+"""Hears what is simulated, and what share of it is done."""
+
+
+def simulate(context: Context, policy: Policy, what: str, progress: Progress) -> Run:
+    """One run of a policy; ``progress`` hears of it as ``what``."""
+    total = len(context.workload)
+    return Simulation(context.workload, policy, context.settings).run(
+        progress=lambda arrived: progress(what, arrived / total)
+    )
+
+
+def passes(run: Run) -> bool:
+    """Whether every request came to its end and the target share of the feasible ones met the objective."""
+    met = attainment(run)
+    score = run.score
+    if score.completed + score.rejected < len(run.workload):
+        return False
+    return not met.feasible.any() or bool(met.both[met.feasible].mean() >= run.settings.objective.target)
+
+
+class StaticSearch:
+    """Finds the smallest fixed fleet that passes the gate.
+
+    First the fewest decode engines at which the ITL holds for the target share, with more prefill engines than can be
+    needed; then the fewest prefill engines; then the same with one decode engine more, in case it saves two.
+    """
+
+    def __init__(self, context: Context, progress: Progress) -> None:
+        self._context = context
+        self._progress = progress
+        self._runs: dict[tuple[int, int], Run] = {}
+
+    def run(self) -> Run:
+        """The run of the best fleet; of the largest when none passes."""
+        settings, guess = self._context.settings, self._context.initial
+        if settings.aggregated:
+            least, most = settings.bounds[Role.BOTH]
+            total = self._smallest(lambda n: passes(self._at(n, 0)), guess.prefill, least, most)
+            return self._at(total, 0)
+        (least, most), (least_decode, most_decode) = settings.bounds[Role.PREFILL], settings.bounds[Role.DECODE]
+        many = min(most, 2 * guess.prefill + 2)
+        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least_decode, most_decode)
+        prefill = self._smallest(lambda n: passes(self._at(n, decode)), guess.prefill, least, most)
+        best = self._at(prefill, decode)
+        if decode < most_decode and prefill - 2 >= least and passes(self._at(prefill - 2, decode + 1)):
+            fewer = self._smallest(lambda n: passes(self._at(n, decode + 1)), prefill - 2, least, prefill - 2)
+            best = self._at(fewer, decode + 1)
+        return best
+
+    def _at(self, prefill: int, decode: int) -> Run:
+        key = (prefill, decode)
+        if key not in self._runs:
+            what = f"{STATIC}, {prefill} prefill and {decode} decode"
+            self._runs[key] = simulate(self._context, StaticPolicy(prefill, decode), what, self._progress)
+        return self._runs[key]
+
+    def _itl_holds(self, run: Run) -> bool:
+        met = attainment(run)
+        return bool(met.itl[met.feasible].mean() >= self._context.settings.objective.target)
+
+    @staticmethod
+    def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int:
+        """Smallest number that is enough, near a guess; ``most`` if none is."""
+        guess = max(least, min(most, guess))
+        if enough(guess):
+            while guess > least and enough(guess - 1):
+                guess -= 1
+            return guess
+        low, high, step = guess, guess, 1
+        while high < most:
+            high = min(most, high + step)
+            if enough(high):
+                break
+            low, step = high, 2 * step
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if enough(middle):
+                high = middle
+            else:
+                low = middle
+        return high
