@@ -21,6 +21,7 @@ from paceline.clock import Clock
 from paceline.local.cluster import LocalCluster
 from paceline.local.load import LoadResult
 from paceline.local.monitor import Monitor
+from paceline.local.pods import LOOPBACK
 from paceline.local.report import SloReport, report_lines
 from paceline.local.table import serving_page, starting_line, starting_page, summary, window_start
 from paceline.planner.deployment import Step
@@ -78,6 +79,7 @@ class Display:
         body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 32})
         self._say(f"Up in {seconds:.1f} s: {plan.title} behind {url}", style="bold")
         self._say(f"  curl {url}/v1/completions -H 'content-type: application/json' -d '{body}'")
+        self._say(f"  live page: http://{LOOPBACK}:{self._cluster.router.ports.admin}/live")
         self._say(f"  logs: {logs}", style="dim")
 
     def loading(self, title: str, requests: int, result: LoadResult) -> None:

@@ -24,6 +24,10 @@ LOOPBACK: Final = "127.0.0.1"
 ENGINE_CONFIG_ENV: Final = "PACELINE_ENGINE_CONFIG"
 ROUTER_CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 BIND_HOST_ENV: Final = "PACELINE_BIND_HOST"
+LIVE_PAGE_ENV: Final = "PACELINE_LIVE_PAGE"
+LIVE_DECISIONS_ENV: Final = "PACELINE_LIVE_DECISIONS"
+DECISIONS: Final = "planner.json"
+"""In the run directory, where the local planner says what it decides."""
 _OWN_PREFIX: Final = "PACELINE_"
 
 
@@ -90,7 +94,8 @@ def router_program(
         "--fleet-source": "file",
         "--fleet-file": str(fleet_file),
     }
-    return Program(_with_flags(_argv(template), flags), _environment(context, variables, {}))
+    live = {LIVE_PAGE_ENV: "on", LIVE_DECISIONS_ENV: str(fleet_file.with_name(DECISIONS))}
+    return Program(_with_flags(_argv(template), flags), _environment(context, variables, live))
 
 
 def engine_ports(ports: wire.EnginePorts, take: Iterable[int]) -> wire.EnginePorts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -22,7 +22,14 @@ class Admin:
     """Serves operators and probes; the path of requests does not touch it."""
 
     def __init__(
-        self, fleet: Fleet, knowledge: Knowledge, metrics: Metrics, is_draining: Callable[[], bool], *, holds: bool
+        self,
+        fleet: Fleet,
+        knowledge: Knowledge,
+        metrics: Metrics,
+        is_draining: Callable[[], bool],
+        *,
+        holds: bool,
+        more: Iterable[web.RouteDef] = (),
     ) -> None:
         self._fleet = fleet
         self._knowledge = knowledge
@@ -30,6 +37,7 @@ class Admin:
         self._is_draining = is_draining
         self._holds = holds
         """Whether requests are held while there is no engine: then a router without one serves all the same."""
+        self._more = tuple(more)
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -44,6 +52,7 @@ class Admin:
                 web.get("/fleet", self._describe),
                 web.get("/index", self._index),
                 web.get("/index/{engine}", self._index_of),
+                *self._more,
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)

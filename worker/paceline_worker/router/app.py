@@ -22,6 +22,7 @@ from paceline_worker.router.fleet_file import FleetFile
 from paceline_worker.router.fleet_kubernetes import FleetSource, KubernetesFleet
 from paceline_worker.router.flow import Flow
 from paceline_worker.router.gate import Gate
+from paceline_worker.router.live.page import LivePage
 from paceline_worker.router.matcher import Matcher
 from paceline_worker.router.metrics import Metrics, Sample
 from paceline_worker.router.outcomes import Outcomes
@@ -77,16 +78,27 @@ class Router:
         self._admin = Admin(
             self.fleet,
             self.knowledge,
+        self._live = self._live_page(slo)
             self.metrics,
             lambda: self._server is None or self._server.closing,
             holds=config.admission.max_wake_seconds is not None,
         )
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+            more=() if self._live is None else self._live.routes(),
 
     @property
     def port(self) -> int:
         """Of the API."""
+    def _live_page(self, slo: SloCounts) -> LivePage | None:
+        settings = self._settings
+        if settings.live is None:
+            return None
+        return LivePage(
+            settings.live, settings.config, self.fleet, self.metrics, slo, self._clock,
+            running=lambda: self._routes.running, queued=lambda: self.gate.waiting,
+        )  # fmt: skip
+
         return 0 if self._server is None else self._server.port
 
     @property
@@ -146,6 +158,8 @@ class Router:
 
     def _engine_gone(self, engine: Engine) -> None:
         engine.cut_prefills()
+        if self._live is not None:
+            self._live.fleet_changed()
         self.pool.forget(engine.address)
 
     async def _tick(self) -> None:
@@ -158,6 +172,8 @@ class Router:
             # Room can also appear without an event of ours: another router's requests may have finished.
             self.gate.wake()
 
+            if self._live is not None:
+                self._live.tick()
     def _split(self) -> None:
         if self._settings.config.cold_warm_split.mode is wire.SplitMode.AUTO:
             seen = self.metrics.uncached_tokens

@@ -15,6 +15,7 @@ from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, FasterModel, NominalModel
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import get_profile
+from paceline_worker.router.live.settings import LiveSettings, read_live_settings
 from paceline_worker.router.pod_api import PodSelection
 from paceline_worker.router.prefixes.knowledge import Settings as KnowledgeSettings
 from paceline_worker.router.prefixes.knowledge import tier_weights
@@ -51,6 +52,8 @@ class Settings:
     placement: PlacementSettings
     pods: PodSelection | None = None
     """The engines' pods, where no file describes them."""
+    live: LiveSettings | None = None
+    """The live page; None where it is off."""
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -89,6 +92,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parent_fd=_parent_fd(environment.get(PARENT_ENV)),
         model=model,
         placement=placement_settings(config, model),
+        live=read_live_settings(environment),
     )
 
 

@@ -52,6 +52,20 @@ class SloCounts(Collector):
         if outcome in MISSED_BY:
             self._counts[request_class, False] += 1
 
+    def summary(self) -> list[dict[str, object]]:
+        """Objectives and counts by class, for the live page."""
+        return [
+            {
+                "name": name,
+                "ttftSeconds": objective.ttft_milliseconds / 1000,
+                "itlSeconds": objective.itl_milliseconds / 1000,
+                "target": objective.target_percent / 100,
+                "met": self._counts[name, True],
+                "missed": self._counts[name, False],
+            }
+            for name, objective in self._objectives.items()
+        ]
+
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance."""
         return ()
