@@ -54,7 +54,7 @@ def manifest(tmp_path: Path, old: str = "", new: str = "") -> str:
         (["up", QUICKSTART, "--once"], 2, "--once, --report and --plot need a load"),
         (["up", QUICKSTART, "--report", "x"], 2, "need a load: add --load conversation"),
         (["up", QUICKSTART, "--engine", "vllm", "--speed", "2"], 2, "are for emulated engines"),
-        (["up", QUICKSTART, "--load", "tea"], 2, "'tea' is not a load; use conversation, agents, shift or mooncake:FILE."),
+        (["up", QUICKSTART, "--load", "tea"], 2, "'tea' is not a load; use conversation, agents, shift or moon"),
         (["up", QUICKSTART, "--load", "mooncake:/nowhere"], 2, "/nowhere: can't read the trace"),
         (["up", QUICKSTART, "--profile", "abacus"], 2, "qwen3-32b-h200-tp2"),
         (["up", QUICKSTART, "--model-path", "/nowhere"], 2, "--model-path: /nowhere is not a folder."),

@@ -78,7 +78,7 @@ class TestPods:
         scene.until_ready(seconds=120)
 
     def test_never_more_engines_than_the_budget_allows(self, scene: Scene) -> None:
-        scene.pool(maxReplicas=4, minReplicas=2).set("spec.scaling", {"gpuBudget": 4, "mode": "Off"}).apply().until_ready()
+        scene.pool(maxReplicas=4, minReplicas=2).set("spec.scaling.gpuBudget", 4).apply().until_ready()
         scene.manifest["spec"]["scaling"]["gpuBudget"] = 3
         scene.pool(minReplicas=1)
         scene.apply().until_ready()

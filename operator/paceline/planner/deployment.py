@@ -5,7 +5,7 @@ the engines, and carries the orders out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -22,10 +22,10 @@ from paceline.api.v1alpha1.status import (
     ScalingDecision,
     ScalingLimit,
 )
-from paceline.api.wire import Role
+from paceline.api.wire import EngineState, Role
 from paceline.errors import ConfigError
 from paceline.planner.measured import EngineFact, EngineMemory
-from paceline.planner.observe import LEAST_STALE_SECONDS, observe
+from paceline.planner.observe import LEAST_STALE_SECONDS, EnginePod, observe
 from paceline.planner.settings import engine_models, scaling_settings
 from paceline.planner.source import Blind, Reading
 from paceline.policy.lifecycle.orders import Orders
@@ -76,6 +76,7 @@ class DeploymentPlanner:
         self.quota_note = ""
         """What became of its share of a quota last."""
         self._noted = ""
+        self._missing_since: float | None = None
         self.configure(md)
 
     def configure(self, md: ModelDeployment, *, gpu_limit: int | None = None) -> None:
@@ -116,7 +117,7 @@ class DeploymentPlanner:
         """
         seen = observe(
             reading,
-            self._memory.look(engines, now),
+            (*self._memory.look(engines, now), *self._pending(engines, now)),
             routers,
             now=now,
             window_seconds=self.window_seconds,
@@ -146,6 +147,20 @@ class DeploymentPlanner:
             self.history.appendleft(news)
         self.last = Step(observation, decision, blind, news, tuple(plain_words(decision)))
         return self.last
+
+    def _pending(self, engines: Sequence[EngineFact], now: float) -> Iterator[EnginePod]:
+        """Engines that were ordered and are not there yet: nobody has made their pods, or a quota refuses them."""
+        there = [one for one in engines if one.state is not EngineState.DRAINING]
+        missing = sum(self.counts.values()) - len(there)
+        if missing <= 0:
+            self._missing_since = None
+            return
+        self._missing_since = now if self._missing_since is None else self._missing_since
+        for number in range(missing):
+            role = None
+            if not self.settings.flexible:
+                role = max(self.counts, key=lambda role: self.counts[role] - sum(one.role is role for one in there))
+            yield EnginePod(f"pending-{number}", role, EngineState.STARTING, now - self._missing_since)
 
     def _obey(self, decision: Decision, now: float) -> None:
         roles = self.settings.pools

@@ -95,10 +95,8 @@ def kept_roles(fleet: Sequence[EngineRole], wanted: Mapping[Role, int], changes:
         result[one.name] = role
         held[role] += 1
     if any(not held[role] for role in roles) and fleet:
-        return {
-            **{name: role for name, role in result.items() if role is not None},
-            **{change.engine: change.after for change in assign_roles(fleet, wanted)},
-        }
+        known = {one.name: one.role for one in fleet if one.role is not None}
+        return known | {change.engine: change.after for change in assign_roles(fleet, wanted)}
     return {name: role for name, role in result.items() if role is not None}
 
 
@@ -113,13 +111,14 @@ def _desired(status: ModelDeploymentStatus) -> dict[Role, int]:
 def _by_role(
     pods: Sequence[Pod], limits: Mapping[Role, tuple[int, int]], desired: Mapping[Role, int], total: int
 ) -> dict[Role, int]:
-    """``total`` engines by the labels of those that stay; the others where they are missing."""
+    """``total`` engines by the labels of those that stay; others where they are missing, or fewer where most are."""
     counts = dict.fromkeys(limits, 0)
     for pod in pods:
-        if pod.role in counts and not (pod.asked_to_drain or pod.deleting or pod.finished) and total > 0:
+        if pod.role in counts and not (pod.asked_to_drain or pod.deleting or pod.finished):
             counts[pod.role] += 1
-            total -= 1
-    for _ in range(total):
+    for _ in range(sum(counts.values()) - total):
+        counts[max(counts, key=lambda role: (counts[role] - limits[role][0], role is Role.PREFILL))] -= 1
+    for _ in range(total - sum(counts.values())):
         role = max(
             counts,
             key=lambda role: (desired.get(role, limits[role][0]) - counts[role], role is Role.DECODE),
