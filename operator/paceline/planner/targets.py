@@ -25,7 +25,7 @@ from paceline.planner.measured import EngineFact
 from paceline.planner.metrics import PlannerMetrics
 from paceline.planner.recorder import Recorder
 from paceline.planner.sharing import Quota
-from paceline.planner.source import MetricsSource, Router
+from paceline.planner.source import MetricsSource, Reading, Router
 from paceline.policy.lifecycle.observed import Pod
 from paceline.policy.lifecycle.orders import Orders, Situation, standing_counts
 from paceline.policy.lifecycle.plan import default_counts
@@ -176,9 +176,8 @@ class PlannerTargets:
         one = self._followed[key]
         situation, planner = one.situation, one.planner
         routers = _routers(situation.pods)
-        source = self._direct if planner.asleep else self._source
         started = self._clock.monotonic()
-        reading = await source.read(namespace, name, routers, seconds=planner.window_seconds)
+        reading = await self._read(key, planner, routers)
         read = self._clock.monotonic()
         one.deciding = True
         try:
@@ -196,6 +195,14 @@ class PlannerTargets:
         self._note(key, one, step)
         if self._recorder is not None:
             self._recorder.write(key, planner, step)
+
+    async def _read(self, key: tuple[str, str], planner: DeploymentPlanner, routers: Sequence[Router]) -> Reading:
+        seconds = planner.window_seconds
+        if planner.settings.idle_seconds is None or self._direct is self._source:
+            return await self._source.read(*key, routers, seconds=seconds)
+        # It may fall asleep: what routers say themselves is known by then.
+        direct = await self._direct.read(*key, routers, seconds=seconds)
+        return direct if planner.asleep else await self._source.read(*key, routers, seconds=seconds)
 
     def _note(self, key: tuple[str, str], one: _Followed, step: Step) -> None:
         """Log it, and ask for a pass if something is different now."""
