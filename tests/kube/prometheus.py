@@ -1,0 +1,72 @@
+"""A real Prometheus that scrapes what a test names, from Debian's package ``prometheus``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.kube.operators import free_port
+
+SCRAPE_SECONDS = 1
+START_SECONDS = 60
+HOW_TO_GET_IT = "no prometheus on the PATH: apt-get install prometheus"
+
+
+def program() -> str:
+    found = shutil.which("prometheus")
+    if found is None:
+        pytest.skip(HOW_TO_GET_IT)
+    return found
+
+
+@contextmanager
+def prometheus(
+    folder: Path, jobs: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]], *, port: int | None = None
+) -> Iterator[str]:
+    """Its address. ``jobs``: targets by job, each ``host:port`` and its labels."""
+    binary = program()
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
+        "scrape_configs": [
+            {
+                "job_name": job,
+                "static_configs": [{"targets": [address], "labels": dict(labels)} for address, labels in targets],
+            }
+            for job, targets in jobs.items()
+        ],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with (folder / "prometheus.log").open("ab") as log:
+        process = subprocess.Popen(
+            [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+             f"--web.listen-address=127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _ready(url):
+            assert process.poll() is None, (folder / "prometheus.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "Prometheus does not get ready"
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=2, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
