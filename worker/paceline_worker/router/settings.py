@@ -19,13 +19,14 @@ from paceline_worker.router.live.settings import LiveSettings, read_live_setting
 from paceline_worker.router.pod_api import PodSelection
 from paceline_worker.router.prefixes.knowledge import Settings as KnowledgeSettings
 from paceline_worker.router.prefixes.knowledge import tier_weights
+from paceline_worker.router.tracing.trace import read_tracing
 
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 BATCH_TOKENS: Final = 8192
 """Of a prefill step: vLLM's default for ``--max-num-batched-tokens`` on large accelerators."""
 AHEAD_BATCHES: Final = 0.25
-"""How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps. It must not stand
-idle; but what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
+"""How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps. It must not
+stand idle; but what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
 """
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
 SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
@@ -54,6 +55,7 @@ class Settings:
     """The engines' pods, where no file describes them."""
     live: LiveSettings | None = None
     """The live page; None where it is off."""
+    tracing: bool = False
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -93,6 +95,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         model=model,
         placement=placement_settings(config, model),
         live=read_live_settings(environment),
+        tracing=read_tracing(environment),
     )
 
 
