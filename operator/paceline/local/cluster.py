@@ -277,4 +277,5 @@ def _endpoint(engine: _Engine) -> wire.EngineEndpoint:
         revision=engine.plan.revision,
         kv_events=f"tcp://{LOOPBACK}:{ports.kv_events}",
         kv_replay=f"tcp://{LOOPBACK}:{ports.kv_replay}",
+        data_parallel=engine.plan.ranks,
     )

@@ -63,6 +63,8 @@ class PodPlan:
     revision: str = ""
     profile: str | None = None
     """Engine model that an emulated engine runs by; None for a real one."""
+    ranks: int = 1
+    """Data-parallel ranks that publish cache events of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,7 @@ def _engine(
         fixed_role=pool.fixed_role,
         revision=template["metadata"]["labels"].get(labels.REVISION, ""),
         profile=backend.profile,
+        ranks=ranks if backend.profile is None else 1,
     )
 
 

@@ -103,7 +103,26 @@ class TestRouterConfig:
             served_names=("qwen3-32b",),
             objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50),
             engine_profile="qwen3-32b-h200-tp2",
+            tokenizer="/var/lib/paceline/tokenizer",
         )
+
+    @pytest.mark.parametrize(
+        ("source", "tokenizer"),
+        [
+            ({}, "/var/lib/paceline/tokenizer"),
+            ({"type": "Local", "local": {"path": "/models/m"}}, "/models/m"),
+            (
+                {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "c", "path": "a/b"}},
+                "/var/lib/paceline/model/a/b",
+            ),
+        ],
+    )
+    def test_says_where_the_tokenizer_is(self, source: dict[str, Any], tokenizer: str) -> None:
+        assert router_config(deployment(model=model(source=source))).tokenizer == tokenizer
+
+    def test_takes_a_byte_for_a_token_where_engines_are_emulated(self) -> None:
+        emulated = {"env": [{"name": "PACELINE_ENGINE_BACKEND", "value": "emulator"}]}
+        assert router_config(deployment(engine=emulated)).tokenizer == "bytes"
 
     def test_carries_classes_with_their_own_objectives(self) -> None:
         found = router_config(sample("disaggregated-h200")).classes

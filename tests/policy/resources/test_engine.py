@@ -223,3 +223,16 @@ class TestAnEngineOverSeveralNodes:
         for part in ("leaderTemplate", "workerTemplate"):
             limits = template[part]["spec"]["containers"][0]["resources"]["limits"]
             assert limits == {"nvidia.com/gpu": "8", "rdma/hca": "8"}
+
+
+def test_every_data_parallel_rank_of_a_pod_has_ports_for_its_cache_events() -> None:
+    def ports(*, data: int, **engine: Any) -> dict[str, int]:
+        pool = {"maxReplicas": 1, "accelerator": {"count": data}}
+        md = deployment(engine={"parallelism": {"data": data}, **engine}, pools={"prefill": pool, "decode": pool})
+        found = {entry["name"]: entry["containerPort"] for entry in container(built(md))["ports"]}
+        return {name: number for name, number in found.items() if name.startswith(("kv-events", "kv-replay"))}
+
+    assert ports(data=1) == {"kv-events": 20080, "kv-replay": 21080}
+    assert ports(data=2) == {"kv-events": 20080, "kv-events-1": 20081, "kv-replay": 21080, "kv-replay-1": 21081}
+    emulated = [{"name": "PACELINE_ENGINE_BACKEND", "value": "emulator"}]
+    assert ports(data=2, env=emulated) == ports(data=1), "an emulated engine has one cache"

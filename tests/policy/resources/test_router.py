@@ -15,6 +15,10 @@ def built(**sections: Any) -> RouterChildren:
     return router_children(deployment(**sections), images=Images())
 
 
+def with_source(source: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "org/model", "source": source}
+
+
 def container(children: RouterChildren) -> dict[str, Any]:
     return children.pod_template["spec"]["containers"][0]
 
@@ -90,3 +94,46 @@ def test_the_users_pod_template_is_merged_last() -> None:
 def test_a_pod_template_that_does_not_fit_is_refused_with_its_path() -> None:
     with pytest.raises(SpecError, match=r"spec\.routing\.podTemplate\.spec\.volumes"):
         built(routing={"podTemplate": {"spec": {"volumes": "none"}}})
+
+
+def test_a_tokenizer_from_the_hub_is_fetched_before_the_router_starts() -> None:
+    hub = {"repository": "own/er", "revision": "abc", "tokenSecret": {"name": "hub", "key": "token"}}
+    children = built(
+        model=with_source({"type": "HuggingFace", "huggingFace": hub}),
+        engine={"env": [{"name": "HF_ENDPOINT", "value": "http://mirror"}, {"name": "OTHER", "value": "1"}]},
+        routing={"image": "mine"},
+    )
+    (fetch,) = children.pod_template["spec"]["initContainers"]
+    assert (fetch["image"], fetch["command"][-1]) == ("mine", "paceline_worker.router.tokens.download")
+    assert fetch["args"] == ["--repository", "own/er", "--into", "/var/lib/paceline/tokenizer", "--revision", "abc"]
+    variables = {entry["name"]: entry.get("value") or entry["valueFrom"] for entry in fetch["env"]}
+    assert variables == {
+        "HF_HOME": "/tmp/hub",  # noqa: S108 - a mount of the pod's own
+        "HF_ENDPOINT": "http://mirror",
+        "HF_TOKEN": {"secretKeyRef": {"name": "hub", "key": "token"}},
+    }
+    assert fetch["securityContext"] == container(children)["securityContext"]
+
+
+def test_the_router_reads_the_tokenizer_and_never_writes_it() -> None:
+    children = built()
+    (mount,) = [one for one in container(children)["volumeMounts"] if one["name"] == "tokenizer"]
+    assert mount == {"name": "tokenizer", "mountPath": "/var/lib/paceline/tokenizer", "readOnly": True}
+    assert "tokenizer" in {volume["name"] for volume in children.pod_template["spec"]["volumes"]}
+
+
+def test_a_model_on_a_volume_brings_its_tokenizer_along() -> None:
+    claim = {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "weights"}}
+    children = built(model=with_source(claim))
+    assert "initContainers" not in children.pod_template["spec"]
+    volumes = {volume["name"]: volume for volume in children.pod_template["spec"]["volumes"]}
+    assert volumes["model"]["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    assert {one["name"]: one["mountPath"] for one in container(children)["volumeMounts"]}["model"] == (
+        "/var/lib/paceline/model"
+    )
+
+
+def test_emulated_engines_need_no_tokenizer() -> None:
+    spec = built(engine={"env": [{"name": "PACELINE_ENGINE_BACKEND", "value": "emulator"}]}).pod_template["spec"]
+    assert "initContainers" not in spec
+    assert [volume["name"] for volume in spec["volumes"]] == ["tmp"]

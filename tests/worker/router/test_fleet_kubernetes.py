@@ -69,6 +69,15 @@ def test_an_ipv6_address_is_put_in_brackets_for_zmq() -> None:
     assert (found.host, found.kv_events) == ("fd00::7", "tcp://[fd00::7]:20080")
 
 
+def test_each_data_parallel_rank_has_a_port_for_its_events() -> None:
+    found = pod("a")
+    (engine,) = [one for one in found["spec"]["containers"] if one["name"] == "engine"]
+    engine["ports"] += [{"name": f"kv-{kind}-1", "containerPort": 1} for kind in ("events", "replay")]
+    described = endpoint(msgspec.convert(found, Pod))
+    assert described is not None
+    assert described.data_parallel == 2
+
+
 class Follower:
     """A fleet source under test, and what it said."""
 

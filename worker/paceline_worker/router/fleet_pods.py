@@ -12,6 +12,8 @@ import msgspec
 from paceline.api import labels, wire
 
 ENGINE_CONTAINER: Final = "engine"
+EVENTS_PORT: Final = "kv-events"
+"""Of the first data-parallel rank; the others' have its number behind the name."""
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 """On pods since Kubernetes 1.33, where the API server copies it from the node."""
 FINISHED: Final = frozenset({"Failed", "Succeeded"})
@@ -93,7 +95,7 @@ def endpoint(pod: Pod) -> wire.EngineEndpoint | None:
     host, api = pod.status.pod_ip, ports.get("api")
     if role is None or not host or api is None or pod.status.phase in FINISHED:
         return None
-    events, replay = ports.get("kv-events"), ports.get("kv-replay")
+    events, replay = ports.get(EVENTS_PORT), ports.get("kv-replay")
     return wire.EngineEndpoint(
         name=name,
         host=host,
@@ -104,6 +106,7 @@ def endpoint(pod: Pod) -> wire.EngineEndpoint | None:
         revision=pod.metadata.labels.get(labels.REVISION, ""),
         kv_events=None if events is None else _zmq(host, events),
         kv_replay=None if replay is None else _zmq(host, replay),
+        data_parallel=1 + sum(name.startswith(f"{EVENTS_PORT}-") for name in ports),
         zone=pod.metadata.labels.get(ZONE_LABEL, ""),
         node=pod.spec.node_name,
     )

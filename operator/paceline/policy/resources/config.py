@@ -17,6 +17,12 @@ from paceline.policy.scaling.profiles import find_profile
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
 """Where the volume with the weights is mounted."""
+TOKENIZER_PATH: Final = "/var/lib/paceline/tokenizer"
+"""Where a router has the tokenizer of a model from the hub."""
+BYTE_TOKENS: Final = "bytes"
+"""The router's name for the tokens of emulated engines."""
+BACKEND_ENV: Final = "PACELINE_ENGINE_BACKEND"
+EMULATOR: Final = "emulator"
 DEFAULT_BLOCK_SIZE: Final = 16
 """Tokens a block where the resource names none: vLLM's own default on GPUs."""
 
@@ -53,6 +59,19 @@ def engine_profile(md: ModelDeployment, pool: HardwarePool) -> str | None:
     return find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
 
 
+def emulated(md: ModelDeployment) -> bool:
+    """Whether the engines are told to be emulated ones."""
+    return any(entry.name == BACKEND_ENV and entry.value == EMULATOR for entry in md.spec.engine.env)
+
+
+def event_ranks(md: ModelDeployment, pool: HardwarePool) -> int:
+    """Data-parallel ranks of an engine that publish their cache events from the pod that takes its requests.
+
+    An emulated engine is one rank, whatever it stands for.
+    """
+    return 1 if emulated(md) else max(1, pool.parallelism.data // pool.nodes)
+
+
 def router_config(md: ModelDeployment) -> wire.RouterConfig:
     """What the routers need to know. Raises SpecError for API keys, which this version can't check: it must not serve
     openly what is asked to be closed.
@@ -78,6 +97,7 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
         # The first pool computes prompts, and that is what the router weighs.
         engine_profile=engine_profile(md, hardware_pools(spec)[0]),
         block_size=spec.engine.kv_cache.block_size or DEFAULT_BLOCK_SIZE,
+        tokenizer=_tokenizer(md),
         placement=_placement(spec.routing.placement),
         cold_warm_split=wire.ColdWarmSplit(
             mode=wire.SplitMode(spec.routing.cold_warm_split.mode), cold_tokens=spec.routing.cold_warm_split.cold_tokens
@@ -101,6 +121,14 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
             idle_milliseconds=timeouts.idle_milliseconds,
         ),
     )
+
+
+def _tokenizer(md: ModelDeployment) -> str:
+    """Where a router finds the model's tokenizer. A folder that is not there costs exact tokens, no more."""
+    if emulated(md):
+        return BYTE_TOKENS
+    source = _source(md.spec.model.name, md.spec.model.source)
+    return TOKENIZER_PATH if source.kind is wire.SourceKind.HUGGING_FACE else source.reference
 
 
 def _sleeps(md: ModelDeployment) -> bool:

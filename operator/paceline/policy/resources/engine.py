@@ -27,7 +27,7 @@ from paceline.policy.resources.common import (
     selector_labels,
     short_hash,
 )
-from paceline.policy.resources.config import MODEL_VOLUME_PATH, engine_config, revision
+from paceline.policy.resources.config import MODEL_VOLUME_PATH, engine_config, event_ranks, revision
 from paceline.policy.resources.patch import merge_pod_template
 from paceline.policy.resources.pools import HardwarePool
 
@@ -190,8 +190,8 @@ def _container(
             {"name": "api", "containerPort": config.ports.api},
             {"name": "admin", "containerPort": config.ports.admin},
             {"name": "kv-side-channel", "containerPort": config.ports.kv_side_channel},
-            {"name": "kv-events", "containerPort": config.ports.kv_events},
-            {"name": "kv-replay", "containerPort": config.ports.kv_replay},
+            *_rank_ports("kv-events", config.ports.kv_events, event_ranks(md, pool)),
+            *_rank_ports("kv-replay", config.ports.kv_replay, event_ranks(md, pool)),
         ],
         "startupProbe": http_probe("/healthz", period_seconds=2, failures=150),
         "livenessProbe": http_probe("/healthz", period_seconds=10, failures=6),
@@ -205,6 +205,11 @@ def _container(
         amount = {pool.accelerator.resource_name: str(pool.accelerator.count)}
         container["resources"] = {"requests": amount, "limits": dict(amount)}
     return container
+
+
+def _rank_ports(name: str, first: int, ranks: int) -> list[Manifest]:
+    """A port for each data-parallel rank: by their number routers know how many caches an engine has."""
+    return [{"name": f"{name}-{rank}" if rank else name, "containerPort": first + rank} for rank in range(ranks)]
 
 
 def _environment(md: ModelDeployment, config_name: str) -> list[Manifest]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from paceline.api import labels, wire
-from paceline.api.v1alpha1 import ModelDeployment
+from paceline.api.v1alpha1 import ModelDeployment, SourceType
 from paceline.policy.resources.access import router_account_name
 from paceline.policy.resources.common import (
     WORKLOAD_NAME_LIMIT,
@@ -22,7 +22,7 @@ from paceline.policy.resources.common import (
     pod_security,
     selector_labels,
 )
-from paceline.policy.resources.config import router_config
+from paceline.policy.resources.config import MODEL_VOLUME_PATH, TOKENIZER_PATH, emulated, router_config
 from paceline.policy.resources.patch import merge_pod_template
 
 CONTAINER: Final = "router"
@@ -39,6 +39,11 @@ UNPUBLISH_SECONDS: Final = 5
 RESOURCES: Final = {"cpu": "1", "memory": "512Mi"}
 """Requests of one router: it is one process on one core."""
 OLD_REPLICA_SETS: Final = 3
+DOWNLOAD_COMMAND: Final = ("python", "-m", "paceline_worker.router.tokens.download")
+TOKENIZER_LIMIT: Final = "512Mi"
+"""Of a tokenizer's files; the largest vocabularies take some 30 MB."""
+HUB_VARIABLES: Final = frozenset({"HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"})
+"""Of the engine's environment: how the hub is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Mani
         "metadata": {"labels": child_labels(md, labels.COMPONENT_ROUTER)},
         "spec": {
             "containers": [_container(md, config_name, images)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "volumes": [{"name": "tmp", "emptyDir": {}}, *_tokenizer_volumes(md)],
             "securityContext": pod_security(),
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "serviceAccountName": router_account_name(md),
@@ -127,6 +132,8 @@ def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Mani
             ],
         },
     }
+    if _from_hub(md):
+        built["spec"]["initContainers"] = [_download(md, images)]
     merged = merge_pod_template(
         built, md.spec.routing.pod_template, path="spec.routing.podTemplate", source=md.metadata.name
     )
@@ -162,6 +169,59 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
         "resources": {"requests": dict(RESOURCES)},
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own, not this process's folder
+            *_tokenizer_mounts(md),
+        ],
+        "securityContext": container_security(),
+    }
+
+
+def _from_hub(md: ModelDeployment) -> bool:
+    """Whether routers download the model's tokenizer: engines do the same with the weights."""
+    return md.spec.model.source.type is SourceType.HUGGING_FACE and not emulated(md)
+
+
+def _claim(md: ModelDeployment) -> str | None:
+    """The volume claim with the model, where routers read its tokenizer from that."""
+    claim = md.spec.model.source.persistent_volume_claim
+    if md.spec.model.source.type is not SourceType.PERSISTENT_VOLUME_CLAIM or claim is None or emulated(md):
+        return None
+    return claim.claim_name
+
+
+def _tokenizer_volumes(md: ModelDeployment) -> list[Manifest]:
+    if _from_hub(md):
+        return [{"name": "tokenizer", "emptyDir": {"sizeLimit": TOKENIZER_LIMIT}}]
+    claim = _claim(md)
+    return [] if claim is None else [{"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
+
+
+def _tokenizer_mounts(md: ModelDeployment) -> list[Manifest]:
+    if _from_hub(md):
+        return [{"name": "tokenizer", "mountPath": TOKENIZER_PATH, "readOnly": True}]
+    return [] if _claim(md) is None else [{"name": "model", "mountPath": MODEL_VOLUME_PATH, "readOnly": True}]
+
+
+def _download(md: ModelDeployment, images: Images) -> Manifest:
+    """Fetches the tokenizer's files and ends well whether it could or not: a router serves without them too."""
+    hub = md.spec.model.source.hugging_face
+    arguments = ["--repository", (hub and hub.repository) or md.spec.model.name, "--into", TOKENIZER_PATH]
+    if hub is not None and hub.revision is not None:
+        arguments += ["--revision", hub.revision]
+    passed_on = [entry for entry in md.spec.engine.env if entry.name in HUB_VARIABLES]
+    variables = [entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in passed_on]
+    if hub is not None and hub.token_secret is not None and not any(e.name == "HF_TOKEN" for e in passed_on):
+        reference = hub.token_secret.model_dump(mode="json", by_alias=True)
+        variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    return {
+        "name": "tokenizer",
+        "image": md.spec.routing.image or images.router,
+        "command": list(DOWNLOAD_COMMAND),
+        "args": arguments,
+        "env": [{"name": "HF_HOME", "value": "/tmp/hub"}, *variables],  # noqa: S108 - the pod's own mount
+        "resources": {"requests": dict(RESOURCES)},
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "tokenizer", "mountPath": TOKENIZER_PATH},
         ],
         "securityContext": container_security(),
     }

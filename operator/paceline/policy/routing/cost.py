@@ -16,10 +16,10 @@ EXPECTED_OUTPUT_TOKENS: Final = 256
 """Where the request does not bound its output lower. Real conversation traces have a mean of about 340."""
 FULL_KV: Final = 0.98
 """KV pressure counts up to here; a full cache is very expensive, not infinitely so."""
-WASTE_WEIGHT: Final = 3.0
+WASTE_WEIGHT: Final = 8.0
 """Seconds spent on computing again what another engine holds count by this much more than the request's own wait: they
-are taken from everybody behind it. On a public conversation trace the weight brings 2 points of cache hits and leaves
-the quantiles of the TTFT where they are (docs/reference/benchmarks.md).
+are taken from everybody behind it, and the copy takes the place of something else. On a public conversation trace 8 in
+place of 3 brings up to a point of cache hits and costs up to 0.7 points of goodput (docs/decisions/0022).
 """
 SPAN: Final = 1_000_000
 """Between two points of a linear model: wide, so that nothing is lost in rounding."""
