@@ -347,6 +347,7 @@ async def test_a_client_that_reads_slowly_slows_the_engine_down_instead_of_filli
             response.write(piece)  # type: ignore[attr-defined]
             await response.drain()  # type: ignore[attr-defined]
             written += 1
+        response.write(DONE)  # type: ignore[attr-defined]
         response.end()  # type: ignore[attr-defined]
 
     decode.behaviour = pour
@@ -362,7 +363,7 @@ async def test_a_client_that_reads_slowly_slows_the_engine_down_instead_of_filli
         received = 0
         async for part in reply.aiter_raw():
             received += len(part)
-    assert received == total * len(piece)
+    assert received == total * len(piece) + len(DONE)
 
 
 # --- room

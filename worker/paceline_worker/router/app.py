@@ -32,6 +32,7 @@ from paceline_worker.router.routes import Routes
 from paceline_worker.router.settings import Settings, knowledge_settings
 from paceline_worker.router.slo import SloCounts
 from paceline_worker.router.tokens.tokeniser import open_tokeniser
+from paceline_worker.router.tracing.trace import open_tracer
 from paceline_worker.router.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -71,25 +72,26 @@ class Router:
         self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
         matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
-        flow = Flow(self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock)
-        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock)
+        flow = Flow(
+            self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock,
+            config.max_model_len,
+        )  # fmt: skip
+        self._tracer = open_tracer(config.deployment, enabled=settings.tracing)
+        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock, self._tracer)
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
+        self._live = self._live_page(slo)
         self._admin = Admin(
             self.fleet,
             self.knowledge,
-        self._live = self._live_page(slo)
             self.metrics,
             lambda: self._server is None or self._server.closing,
             holds=config.admission.max_wake_seconds is not None,
+            more=() if self._live is None else self._live.routes(),
         )
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
-            more=() if self._live is None else self._live.routes(),
 
-    @property
-    def port(self) -> int:
-        """Of the API."""
     def _live_page(self, slo: SloCounts) -> LivePage | None:
         settings = self._settings
         if settings.live is None:
@@ -99,6 +101,9 @@ class Router:
             running=lambda: self._routes.running, queued=lambda: self.gate.waiting,
         )  # fmt: skip
 
+    @property
+    def port(self) -> int:
+        """Of the API."""
         return 0 if self._server is None else self._server.port
 
     @property
@@ -149,17 +154,19 @@ class Router:
         await self._admin.close()
         await self.pool.close()
         self._tokeniser.close()
+        # It may wait for a collector that does not answer.
+        await asyncio.to_thread(self._tracer.close)
         self.knowledge.close()
 
     def _fleet_changed(self) -> None:
         self._watch.sync()
         self.knowledge.sync(self.fleet)
         self.gate.wake()
+        if self._live is not None:
+            self._live.fleet_changed()
 
     def _engine_gone(self, engine: Engine) -> None:
         engine.cut_prefills()
-        if self._live is not None:
-            self._live.fleet_changed()
         self.pool.forget(engine.address)
 
     async def _tick(self) -> None:
@@ -169,11 +176,11 @@ class Router:
             self.knowledge.tick()
             self._sessions.expire(self._clock.monotonic())
             self._split()
+            if self._live is not None:
+                self._live.tick()
             # Room can also appear without an event of ours: another router's requests may have finished.
             self.gate.wake()
 
-            if self._live is not None:
-                self._live.tick()
     def _split(self) -> None:
         if self._settings.config.cold_warm_split.mode is wire.SplitMode.AUTO:
             seen = self.metrics.uncached_tokens

@@ -1,8 +1,9 @@
 """The way of one generation request: place, prefill remotely, decode, and hand the answer on as it comes.
 
 What goes wrong on the prefill side costs time only: the decode engine computes the prompt itself. What goes wrong on
-the decode side before the client has seen a byte is tried again elsewhere, within a budget. Afterwards the client gets
-an error event. KV blocks that a prefill engine holds for a decode that never came are released by its own timeout.
+the decode side before the client has seen a byte is tried again elsewhere, within a budget. Afterwards another engine
+goes on from the tokens that were sent; where that would show, the client gets an error event. KV blocks that a prefill
+engine holds for a decode that never came are released by its own timeout.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from paceline_worker.http.message import Response
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.gate import Gate, Place
-from paceline_worker.router.hints import Explain, Hints
+from paceline_worker.router.hints import Explain
+from paceline_worker.router.incoming import Incoming
 from paceline_worker.router.matcher import Matcher, Prepared
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
-from paceline_worker.router.parse import Call
-from paceline_worker.router.slo import NO_CLASS, SloCounts
+from paceline_worker.router.resume.exactness import obstacle
+from paceline_worker.router.resume.resumer import Resumer
+from paceline_worker.router.resume.transcript import Transcript
+from paceline_worker.router.slo import SloCounts
 from paceline_worker.router.stream import StreamRelay
 
 log = logging.getLogger(__name__)
@@ -63,30 +67,6 @@ class _Prefilled(msgspec.Struct):
 _PREFILLED: Final = msgspec.json.Decoder(_Prefilled)
 
 
-class Incoming(msgspec.Struct, frozen=True):
-    """One request on its way: what was parsed of it, and how to ask an engine for it."""
-
-    call: Call
-    hints: Hints
-    target: bytes
-    """Path and query."""
-    headers: bytes
-    """Header lines for engines, the request id among them."""
-    request_id: tuple[bytes, bytes]
-    arrived: float
-    """By the clock."""
-
-    @property
-    def request_class(self) -> str:
-        """By which its objective is counted."""
-        return self.hints.request_class or NO_CLASS
-
-    def payload(self, engine: Engine, body: bytes) -> bytes:
-        """The whole request for one engine."""
-        head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n%b\r\n"
-        return head % (self.target, engine.host_header, len(body), self.headers) + body
-
-
 class _Failed(Exception):
     """The engine did not answer this request, and the client has seen nothing yet."""
 
@@ -95,6 +75,16 @@ class _Failed(Exception):
         self.engine = engine
         self.error = error
         self.reason = reason
+
+
+class _Broken(Exception):
+    """The engine failed in the middle of a stream."""
+
+    def __init__(self, engine: Engine, error: ApiError, transcript: Transcript | None) -> None:
+        super().__init__(str(error))
+        self.engine = engine
+        self.error = error
+        self.transcript = transcript
 
 
 class Flow:
@@ -111,6 +101,7 @@ class Flow:
         slo: SloCounts,
         model: EngineModel,
         clock: Clock,
+        max_model_len: int | None,
     ) -> None:
         self._fleet = fleet
         self._outcomes = outcomes
@@ -122,6 +113,7 @@ class Flow:
         self._metrics = metrics
         self._budget = RetryBudget()
         self._clock = clock
+        self._resumer = Resumer(self, gate, matcher, pool, metrics, clock, max_model_len)
 
     async def run(self, incoming: Incoming, response: Response) -> None:
         """Answer one request. Raises ApiError while nothing has been sent."""
@@ -138,50 +130,78 @@ class Flow:
         attempt = 0
         while True:
             attempt += 1
-            place = await self._gate.place(prepared)
+            place = await incoming.trace.during("queue", self._gate.place(prepared))
             try:
-                await self._attempt(incoming, prepared, place, response)
+                attempted = self._attempt(incoming, prepared, place, response)
+                await incoming.trace.during("answer", attempted, engine=place.decode.name)
             except _Failed as failure:
                 if attempt >= MAX_ATTEMPTS or not self._budget.spend():
                     raise failure.error from None
                 self._metrics.retries.add(failure.reason)
-                log.info("request %s goes elsewhere: %s", incoming.request_id[1].decode("latin-1"), failure)
+                log.info("request %s goes elsewhere: %s", incoming.name, failure)
                 self._matcher.failed(prepared, failure.engine)
                 prepared.avoid(failure.engine.name)
+            except _Broken as broken:
+                place.release()  # before it asks for another
+                await self._go_on(incoming, broken, response)
+                return
             else:
                 return
             finally:
                 place.release()
 
-    async def _attempt(self, incoming: Incoming, prepared: Prepared, place: Place, response: Response) -> None:
+    async def open(self, incoming: Incoming, prepared: Prepared, place: Place, *, ids: bool = True) -> Exchange:
+        """Have the prompt computed, and ask the engine that answers. ``ids``: for the ids of its tokens too.
+
+        Returns once the head of its answer is there. Raises UpstreamError.
+        """
         engine, prefill = place.decode, place.prefill
         self._matcher.computing(prepared, prefill or engine, place.placement.prefill_seconds)
         kv_transfer_params = await self._prefill(incoming, place)
         if prefill is not None and kv_transfer_params is None:
             self._matcher.failed(prepared, prefill)
             self._matcher.computing(prepared, engine, place.placement.prefill_seconds)
+        body = incoming.call.body(kv_transfer_params, ids=ids)
+        return await self._pool.open(engine.address, incoming.payload(engine, body))
+
+    async def _go_on(self, incoming: Incoming, broken: _Broken, response: Response) -> None:
+        """What was sent stays valid: another engine says the rest, or an event says why there is none."""
+        why = obstacle(incoming.call)
+        if broken.transcript is not None:
+            log.info("request %s goes on elsewhere: %s", incoming.name, broken)
+            why = await self._resumer.go_on(incoming, broken.transcript, broken.engine, response)
+        if why is not None:
+            error = ApiError(broken.error.status, f"{broken.error} No other engine could go on: {why}.")
+            response.write(b"\n\n" + error.event())
+            response.end()
+            raise BrokenStream(str(error)) from None
+
+    async def _attempt(self, incoming: Incoming, prepared: Prepared, place: Place, response: Response) -> None:
+        engine, transcript = place.decode, None
+        if incoming.call.stream and obstacle(incoming.call) is None:
+            transcript = Transcript(show_ids=incoming.call.shows_ids)
         try:
-            exchange = await self._pool.open(
-                engine.address, incoming.payload(engine, incoming.call.body(kv_transfer_params))
-            )
+            exchange = await self.open(incoming, prepared, place, ids=transcript is not None)
             try:
-                await self._answer(incoming, prepared, place, exchange, response)
+                await self._answer(incoming, prepared, place, exchange, response, transcript)
             finally:
                 exchange.close()
         except UpstreamError as error:
-            if not (isinstance(error, UpstreamClosed) and error.stale):
-                self._unwell(engine, error)
+            self.unwell(engine, error)
             status = 504 if isinstance(error, UpstreamTimeout) else 502
             failed = ApiError(status, f"Engine {engine.name} failed: {error}.")
             if response.started:
-                # What was sent stays valid: an event that says so, at an event boundary, then the end.
-                response.write(b"\n\n" + failed.event())
-                response.end()
-                raise BrokenStream(str(failed)) from None
+                raise _Broken(engine, failed, transcript) from None
             raise _Failed(engine, failed, reason=type(error).__name__) from None
 
     async def _answer(
-        self, incoming: Incoming, prepared: Prepared, place: Place, exchange: Exchange, response: Response
+        self,
+        incoming: Incoming,
+        prepared: Prepared,
+        place: Place,
+        exchange: Exchange,
+        response: Response,
+        transcript: Transcript | None,
     ) -> None:
         engine, status = place.decode, exchange.status
         headers = [*_passed_on(exchange.headers), incoming.request_id]
@@ -196,7 +216,7 @@ class Flow:
                 place.prompt_done()
                 self._matcher.answering(prepared, engine, place.prefill)
 
-            relay = StreamRelay(exchange, response, headers, self._clock, begun)
+            relay = StreamRelay(exchange, response, headers, self._clock, begun, transcript)
             try:
                 await relay.run()
             finally:
@@ -212,11 +232,11 @@ class Flow:
         if status in RETRIED_STATUSES:
             error = ApiError(status, f"Engine {engine.name} answered {status}: {_excerpt(body)}")
             if status in UNWELL_STATUSES:
-                self._unwell(engine, error)
+                self.unwell(engine, error)
             raise _Failed(engine, error, reason=f"status-{status}")
         if not _looks_like_json(body):
             error = ApiError(502, f"Engine {engine.name} answered {status} with something that is not JSON.")
-            self._unwell(engine, error)
+            self.unwell(engine, error)
             raise _Failed(engine, error, reason="garbage")
         engine.health.request_succeeded()
         if status == 200:
@@ -236,10 +256,11 @@ class Flow:
                 self._metrics.remote_prefill.add("skipped")
             return None
         try:
-            params = await self._ask_prefill(incoming, engine, place.placement.prefill_seconds)
+            asked = self._ask_prefill(incoming, engine, place.placement.prefill_seconds)
+            params = await incoming.trace.during("prefill", asked, engine=engine.name)
         except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
             if isinstance(error, UpstreamError):
-                self._unwell(engine, error)
+                self.unwell(engine, error)
             log.info("prefill on %s failed, %s computes the prompt: %s", engine.name, place.decode.name, error)
             params = None
         finally:
@@ -287,7 +308,7 @@ class Flow:
             finally:
                 exchange.close()
         except UpstreamError as error:
-            self._unwell(engine, error)
+            self.unwell(engine, error)
             raise ApiError(502, f"Engine {engine.name} failed: {error}.") from None
         finally:
             place.release()
@@ -315,7 +336,10 @@ class Flow:
             self._metrics.cached_tokens.observe(min(held, prompt))
             self._metrics.uncached_tokens.observe(max(0, prompt - held))
 
-    def _unwell(self, engine: Engine, error: Exception) -> None:
+    def unwell(self, engine: Engine, error: Exception) -> None:
+        """The engine failed a request. A connection that it closed while nobody used it says nothing about it."""
+        if isinstance(error, UpstreamClosed) and error.stale:
+            return
         if engine.health.failed(refused=isinstance(error, UpstreamUnreachable)):
             log.warning("engine %s gets no more work: %s", engine.name, error)
             self._fleet.health_changed(engine)

@@ -88,12 +88,14 @@ class Metrics(Collector):
         self.remote_prefill = Counts("remote_prefill", "Requests by what became of the remote prefill.", "outcome")
         self.placements = Counts("placements", "Placements by where the prompt is computed and why.", "prefill")
         self.retries = Counts("retries", "Requests sent to another engine, by what the first did.", "reason")
+        self.resumes = Counts("resumes", "Streams whose engine broke, by whether another went on.", "outcome")
         self.fleet_refused = Counts("fleet_refused", "Fleet files that could not be used.")
         self.fleet_watch_breaks = Counts("fleet_watch_breaks", "Times that the pods could not be followed.", "why")
         self.http_refused = Counts("http_refused", "Requests that were refused before they were parsed.", "status")
         self.ttft = Distribution(SECONDS_BUCKETS)
         self.itl = Distribution(ITL_BUCKETS)
         self.request_seconds = Distribution(SECONDS_BUCKETS)
+        self.resume_gap = Distribution(SECONDS_BUCKETS)
         self.uncached_tokens = Distribution(TOKEN_BUCKETS)
         self.cached_tokens = Distribution(TOKEN_BUCKETS)
         self.registry = CollectorRegistry()
@@ -112,14 +114,15 @@ class Metrics(Collector):
         yield from _families(self._gauges(), GaugeMetricFamily)
         yield from _families(self._own_counts(), CounterMetricFamily)
         for counts in (
-            self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.fleet_refused,
-            self.fleet_watch_breaks, self.http_refused,
+            self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.resumes,
+            self.fleet_refused, self.fleet_watch_breaks, self.http_refused,
         ):  # fmt: skip
             yield counts.family()
         for name, text, distribution in (
             ("time_to_first_token_seconds", "Arrival to first data, of streams.", self.ttft),
             ("inter_token_latency_seconds", "Mean time between the events of a stream.", self.itl),
             ("request_seconds", "Arrival to the end of the answer.", self.request_seconds),
+            ("resume_gap_seconds", "Break of a stream to the first word of another engine.", self.resume_gap),
         ):
             family = HistogramMetricFamily(PREFIX + name, text)
             distribution.add_to(family)

@@ -30,6 +30,7 @@ _STR: Final = msgspec.json.Decoder(str | None)
 
 _ONE: Final = msgspec.Raw(b"1")
 _FALSE: Final = msgspec.Raw(b"false")
+_TRUE: Final = msgspec.Raw(b"true")
 _PREFILL_PARAMS: Final = msgspec.Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
@@ -80,11 +81,19 @@ class Call(msgspec.Struct, frozen=True):
     salt: str | None = None
     """Its prompt shares no cache with those of another salt."""
 
-    def body(self, kv_transfer_params: msgspec.Raw | None = None) -> bytes:
-        """The body for the engine that answers."""
-        if kv_transfer_params is None:
-            return msgspec.json.encode(self.fields)
-        return msgspec.json.encode({**self.fields, "kv_transfer_params": kv_transfer_params})
+    @property
+    def shows_ids(self) -> bool:
+        """Whether the client wants the ids of the tokens."""
+        return bytes(self.fields.get("return_token_ids", b"")) == b"true"
+
+    def body(self, kv_transfer_params: msgspec.Raw | None = None, *, ids: bool = False) -> bytes:
+        """The body for the engine that answers. ``ids``: it is to name its tokens."""
+        more: Fields = {}
+        if kv_transfer_params is not None:
+            more["kv_transfer_params"] = kv_transfer_params
+        if ids:
+            more["return_token_ids"] = _TRUE
+        return msgspec.json.encode({**self.fields, **more} if more else self.fields)
 
     def prefill_body(self, *, hold: bool = True) -> bytes:
         """The body for an engine that only computes the prompt; ``hold``: and keeps its KV blocks for another."""

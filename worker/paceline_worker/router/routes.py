@@ -15,13 +15,15 @@ from paceline_worker.http.headers import JSON, end_to_end, render
 from paceline_worker.http.message import Request, Response
 from paceline_worker.router.errors import ApiError, method_not_allowed
 from paceline_worker.router.fleet import Fleet
-from paceline_worker.router.flow import BrokenStream, Flow, Incoming
+from paceline_worker.router.flow import BrokenStream, Flow
 from paceline_worker.router.hints import PREFIX as HINT_PREFIX
 from paceline_worker.router.hints import read_hints
+from paceline_worker.router.incoming import Incoming
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Kind, Rules, parse
 from paceline_worker.router.slo import NO_CLASS, SloCounts
+from paceline_worker.router.tracing.trace import TRACE_PARENT, Trace, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Routes:
         outcomes: Outcomes,
         slo: SloCounts,
         clock: Clock,
+        tracer: Tracer,
     ) -> None:
         adapters = frozenset(config.lora_names)
         self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len)
@@ -60,6 +63,7 @@ class Routes:
         self._metrics = metrics
         self._outcomes = outcomes
         self._slo = slo
+        self._tracer = tracer
         self._clock = clock
         self.running = 0
         """Generation requests in the router, queued ones among them."""
@@ -80,9 +84,10 @@ class Routes:
         arrived = self._clock.monotonic()
         outcome, request_class = "internal_error", NO_CLASS
         self.running += 1
+        trace = self._tracer.begin(request, request_id[1])
         try:
             _check_method(request, "POST")
-            incoming = self._incoming(kind, request, request_id, arrived)
+            incoming = self._incoming(kind, request, request_id, arrived, trace)
             request_class = incoming.request_class
             await self._flow.run(incoming, response)
             outcome = "ok" if response.status < 400 else "client_error"
@@ -100,17 +105,21 @@ class Routes:
             raise
         finally:
             self.running -= 1
+            trace.end(outcome)
             self._metrics.requests.add(outcome, request.path)
             self._slo.ended(request_class, outcome)
             self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
 
-    def _incoming(self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float) -> Incoming:
+    def _incoming(
+        self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float, trace: Trace
+    ) -> Incoming:
         hints = read_hints(request, self._classes)
         call = parse(kind, request.body, self._rules)
+        own = (REQUEST_ID, b"content-type", *((TRACE_PARENT,) if trace.replaces_parent else ()))
         headers = [
             pair
             for pair in end_to_end(request.headers)
-            if pair[0] not in (REQUEST_ID, b"content-type") and not pair[0].startswith(HINT_PREFIX)
+            if pair[0] not in own and not pair[0].startswith(HINT_PREFIX)
         ]
         target = f"{request.path}?{request.query}" if request.query else request.path
         return Incoming(
@@ -120,6 +129,7 @@ class Routes:
             headers=render([*headers, JSON, request_id]),
             request_id=request_id,
             arrived=arrived,
+            trace=trace,
         )
 
     def _answer_itself(self, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""One stream on its way to the client: passed on as it comes, with nothing looked at but where events begin."""
+"""One stream on its way to the client: passed on as it comes, with nothing decoded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from paceline_worker.http.client import Exchange
 from paceline_worker.http.errors import UpstreamClosed, UpstreamGarbage
 from paceline_worker.http.headers import Headers
 from paceline_worker.http.message import Response
+from paceline_worker.router.resume.transcript import Transcript
 
 _BEGINNINGS: Final = b"deir:"
 """First letters of ``data``, ``event``, ``id``, ``retry`` and of a comment. A page of HTML or JSON has none of them."""
@@ -23,11 +24,20 @@ class StreamRelay:
     invisible.
     """
 
-    __slots__ = ("_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "first_at")
+    __slots__ = (
+        "_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "_transcript", "first_at",
+    )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, response: Response, headers: Headers, clock: Clock, on_first: Callable[[], None]
+        self,
+        exchange: Exchange,
+        response: Response,
+        headers: Headers,
+        clock: Clock,
+        on_first: Callable[[], None],
+        transcript: Transcript | None,
     ) -> None:
+        self._transcript = transcript
         self._exchange = exchange
         self._response = response
         self._headers = headers
@@ -39,19 +49,30 @@ class StreamRelay:
         """When the first piece came, by the clock; None while there was none."""
 
     async def run(self) -> None:
-        """Pass on the whole stream. Raises an UpstreamError; the client has seen nothing while ``first_at`` is None."""
+        """Pass on the whole stream. Raises an UpstreamError; the client has seen nothing while ``first_at`` is None.
+
+        With a transcript, a stream that ends before its closing event, or in an error of the engine's, is broken too.
+        """
         self._response.on_backpressure(self._exchange.pause, self._exchange.resume)
         await self._exchange.relay(self._take)
         if self.first_at is None:
             raise UpstreamClosed("its stream is empty")
+        if self._transcript is not None and not self._transcript.done:
+            raise UpstreamClosed("its stream ends in the middle")
         self._response.end()
 
     def _take(self, piece: bytes) -> None:
         now = self._clock.monotonic()
-        if self.first_at is None:
-            if piece[0] not in _BEGINNINGS:
-                self._exchange.reject(UpstreamGarbage("its stream is not one of events"))
+        if self.first_at is None and piece[0] not in _BEGINNINGS:
+            self._exchange.reject(UpstreamGarbage("its stream is not one of events"))
+            return
+        if self._transcript is not None:
+            piece = self._transcript.take(piece)
+            if self._transcript.fault is not None:
+                self._exchange.reject(UpstreamGarbage(f"it says: {self._transcript.fault}"))
+            if not piece:
                 return
+        if self.first_at is None:
             self.first_at = now
             self._on_first()
             self._response.start(200, self._headers)
