@@ -108,7 +108,7 @@ def test_a_tokenizer_from_the_hub_is_fetched_before_the_router_starts() -> None:
     assert fetch["args"] == ["--repository", "own/er", "--into", "/var/lib/paceline/tokenizer", "--revision", "abc"]
     variables = {entry["name"]: entry.get("value") or entry["valueFrom"] for entry in fetch["env"]}
     assert variables == {
-        "HF_HOME": "/tmp/hub",  # noqa: S108 - a mount of the pod's own
+        "HF_HOME": "/tmp/hub",
         "HF_ENDPOINT": "http://mirror",
         "HF_TOKEN": {"secretKeyRef": {"name": "hub", "key": "token"}},
     }
