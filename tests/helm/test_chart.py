@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -16,6 +18,7 @@ from paceline.policy.resources.install import NAME, cluster_rules, namespaced_ru
 from paceline.policy.resources.network_policy import OPERATOR_LABELS, PROMETHEUS_LABELS
 from tests.api.documents import ROOT
 from tests.helm.charts import CHART, NAMESPACE, Manifest, install_manifest, refusal, run_helm, template
+from tests.programs import promtool
 
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor,monitoring.coreos.com/v1/PrometheusRule")
 BUNDLED = {"bundled.prometheus.enabled": True, "bundled.grafana.enabled": True}
@@ -44,6 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "operator.podLabels": {"x": "y"}, "operator.podAnnotations": {"x/y": "z"}, "metrics.labels": {"release": "kps"},
         "metrics.podMonitor": "Always", "rules.prometheusRule": "Always", "namespace.create": True,
         "crds.keep": False, "fullnameOverride": "pl",
+        "planner.prometheusUrl": "https://prometheus.obs:9090", "planner.gpuQuota": 64,
+        "planner.prometheusToken": {"secretName": "prometheus-token", "key": "bearer"},
     },
 }  # fmt: skip
 
@@ -305,6 +310,8 @@ def test_every_value_of_the_schema_has_a_default_that_can_be_read_in_the_values(
         ({"metrics.interval": "10"}, "/metrics/interval"),
         ({"bundled.prometheus.storage": "much"}, "/bundled/prometheus/storage"),
         ({"bundled.grafana.prometheusUrl": "prometheus:9090"}, "/bundled/grafana/prometheusUrl"),
+        ({"planner.prometheusUrl": "prometheus:9090"}, "/planner/prometheusUrl"),
+        ({"planner.gpuQuota": -1}, "/planner/gpuQuota"),
         ({"bundled.grafana.enabled": True}, "needs bundled.prometheus.enabled=true"),
         ({"operatr.replicas": 1}, "additional properties 'operatr'"),
         ({"crds.instal": False}, "additional properties 'instal'"),
@@ -312,3 +319,21 @@ def test_every_value_of_the_schema_has_a_default_that_can_be_read_in_the_values(
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused_with_their_place(values: dict[str, Any], says: str) -> None:
     assert says in refusal(values)
+
+
+def test_prometheus_finds_what_the_operator_exports_and_keeps_the_labels_that_it_gives() -> None:
+    (endpoint,) = one(template(words=MONITORING), "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["honorLabels"] is True
+    (port,) = operator_container(template())["ports"]
+    assert endpoint["port"] == port["name"]
+
+
+def test_promtool_takes_the_configuration_of_the_bundled_prometheus(tmp_path: Path) -> None:
+    data = one(template(BUNDLED), "ConfigMap", "paceline-prometheus")["data"]
+    for name, content in data.items():
+        (tmp_path / name).write_text(content.replace("/etc/prometheus", str(tmp_path)))
+    done = subprocess.run(
+        [promtool(), "check", "config", "--syntax-only", tmp_path / "prometheus.yaml"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
