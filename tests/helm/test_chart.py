@@ -330,10 +330,14 @@ def test_prometheus_finds_what_the_operator_exports_and_keeps_the_labels_that_it
 
 def test_promtool_takes_the_configuration_of_the_bundled_prometheus(tmp_path: Path) -> None:
     data = one(template(BUNDLED), "ConfigMap", "paceline-prometheus")["data"]
-    for name, content in data.items():
-        (tmp_path / name).write_text(content.replace("/etc/prometheus", str(tmp_path)))
+    configuration = yaml.safe_load(data["prometheus.yaml"].replace("/etc/prometheus", str(tmp_path)))
+    # Debian's build knows no Kubernetes.
+    (discovery,) = configuration["scrape_configs"][0].pop("kubernetes_sd_configs")
+    assert discovery["role"] == "pod"
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+    (tmp_path / "rules.yaml").write_text(data["rules.yaml"])
     done = subprocess.run(
-        [promtool(), "check", "config", "--syntax-only", tmp_path / "prometheus.yaml"],
+        [promtool(), "check", "config", tmp_path / "prometheus.yaml"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
