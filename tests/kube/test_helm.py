@@ -1,135 +1,173 @@
-"""The chart against a real API server, with helm itself: install, test, upgrade, roll back and uninstall, while a
-deployment serves. The operator and the test pod run as processes with the rights of the chart's ServiceAccount.
+"""From a clean cluster to a completion with helm, as docs/operations/helm.md says it: install, test, serve; then
+upgrade, roll back and uninstall while the deployment goes on serving.
+
+The test bed is this module's own, because the chart brings the CRD. The operator and the test pod run as processes with
+the rights of the chart's ServiceAccount.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import yaml
 
+from tests.api.documents import ROOT
 from tests.helm.charts import CHART, run_helm, template
-from tests.kube.client import Kube, until
+from tests.kube.client import Kube, connect, until
+from tests.kube.cluster import HOW_TO_GET_ONE, api_server
+from tests.kube.conftest import NODES
 from tests.kube.kubelet import Kubelet
 from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
-from tests.kube.testbed import TestBed
+from tests.kube.testbed import NEEDED, TestBed
+from tests.programs import helm
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
-RELEASE = "paceline"
-OPERATOR = "paceline-operator"
-# The CRD of the suite is there already; in a cluster of one's own helm makes it.
-INSTALL = ("--take-ownership", "--wait", "--timeout", "120s")
-
-
-class Chart:
-    """A release in a namespace of its own."""
-
-    def __init__(self, testbed: TestBed, namespace: str) -> None:
-        self.testbed = testbed
-        self.namespace = namespace
-
-    def helm(self, verb: str, *words: str | Path, check: bool = True) -> str:
-        done = run_helm(
-            verb, RELEASE, *words, "--namespace", self.namespace, kubeconfig=self.testbed.kubeconfig, check=check
-        )
-        return done.stdout + done.stderr
+RELEASE, NAMESPACE, OPERATOR = "paceline", "paceline-system", "paceline-operator"
+FOLLOWED = [page for page in ("docs/operations/helm.md", "README.md") if "helm install" in (ROOT / page).read_text()]
+UPGRADE = ("--wait", "--timeout", "120s")
 
 
 @pytest.fixture(scope="module")
-def chart(testbed: TestBed, kubelet: Kubelet, kube: Kube) -> Iterator[Chart]:
-    namespace = f"helm-{uuid4().hex[:6]}"
-    kubelet.run_processes(namespace)
-    one = Chart(testbed, namespace)
-    one.helm("install", CHART, "--create-namespace", *INSTALL)
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBed]:
+    with api_server(tmp_path_factory.mktemp("helm")) as kubeconfig:
+        if kubeconfig is None:
+            pytest.skip(HOW_TO_GET_ONE)
+        if not TestBed.is_one(kubeconfig):
+            pytest.skip(NEEDED)
+        with connect(kubeconfig) as kube:
+            one = TestBed(kubeconfig.parent, kube)
+            for node in NODES:
+                one.add_node(node)
+            yield one
+
+
+@pytest.fixture(scope="module")
+def node(bed: TestBed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    one = Kubelet(bed.kubeconfig, tmp_path_factory.mktemp("helm-pods"))
+    one.run_processes(NAMESPACE)
+    one.run_processes("default", ProcessSettings(speed=20))
+    one.start()
     yield one
-    one.helm("uninstall", "--ignore-not-found")
-    kube.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    one.stop()
 
 
 @pytest.fixture(scope="module")
-def served(chart: Chart, kube: Kube, kubelet: Kubelet, testbed: TestBed) -> Iterator[Scene]:
-    """A deployment that the release's operator looks after."""
-    namespace = f"team-{uuid4().hex[:6]}"
-    testbed.kubectl("create", "namespace", namespace)
-    kubelet.run_processes(namespace, ProcessSettings(speed=20))
-    manifest = yaml.safe_load((CHART.parents[1] / "manifests" / "samples" / "quickstart.yaml").read_text())
-    scene = Scene(kube, namespace, manifest["metadata"]["name"])
-    testbed.kubectl("apply", "-n", namespace, "-f", "manifests/samples/quickstart.yaml")
-    testbed.kubectl("wait", "-n", namespace, "--for=condition=Ready", "--timeout=110s", f"mdep/{scene.name}")
-    yield scene
-    kube.request("DELETE", f"/api/v1/namespaces/{namespace}")
+def served(bed: TestBed, node: Kubelet) -> Scene:
+    """What the first block of the page leaves behind."""
+    follow(bed, FOLLOWED[0])
+    return Scene(bed.kube, "default", "quickstart")
 
 
-def pods_of(kube: Kube, scene: Scene) -> dict[str, str]:
+def follow(bed: TestBed, page: str) -> str:
+    """Run the page's first block that installs, line by line, as a person does; what it printed."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (block, *_) = [block for block in blocks if "helm install" in block]
+    lines = [line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+    with tempfile.TemporaryDirectory() as home:
+        programs = Path(home) / "bin"
+        programs.mkdir()
+        (programs / "helm").symlink_to(helm())
+        (programs / "kubectl").symlink_to(bed._binary("kubectl"))
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": home, "KUBECONFIG": str(bed.kubeconfig)}
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join(lines)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run(bed: TestBed, verb: str, *words: str | Path, check: bool = True) -> str:
+    done = run_helm(verb, RELEASE, *words, "--namespace", NAMESPACE, kubeconfig=bed.kubeconfig, check=check)
+    return done.stdout + done.stderr
+
+
+def pods_of(scene: Scene) -> dict[str, str]:
     """Names and identities of the pods of a deployment."""
-    found = kube.pods(scene.namespace, f"paceline.dev/deployment={scene.name}")
+    found = scene.kube.pods(scene.namespace, f"paceline.dev/deployment={scene.name}")
     return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in found}
 
 
-def operator_args(kube: Kube, chart: Chart) -> list[str]:
-    deployment = kube.get(f"/apis/apps/v1/namespaces/{chart.namespace}/deployments/{OPERATOR}")
+def answers(scene: Scene) -> bool:
+    reply = scene.complete(model="qwen3-32b", prompt="Once upon a time", max_tokens=8)
+    assert reply.status_code == 200, reply.text
+    return True
+
+
+def operator_args(kube: Kube) -> list[str]:
+    deployment = kube.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{OPERATOR}")
     assert deployment is not None
     found: list[str] = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     return found
 
 
-def test_the_release_tests_itself(chart: Chart) -> None:
-    assert "Phase:          Succeeded" in chart.helm("test", "--timeout", "100s")
+def test_following_the_page_ends_with_a_deployment_that_answers(served: Scene) -> None:
+    assert served.condition("Ready")["status"] == "True"
+    assert answers(served)
+    status = served.status()
+    assert status["roles"]["prefill"]["ready"] >= 1
 
 
-def test_a_deployment_gets_ready_and_answers(served: Scene) -> None:
-    answer = served.complete(model="qwen3-32b", prompt="Once upon a time", max_tokens=8)
-    assert answer.status_code == 200, answer.text
+def test_the_release_says_what_to_do_next(bed: TestBed, served: Scene) -> None:
+    words = ("get", "notes", RELEASE, "--namespace", NAMESPACE)
+    notes = run_helm(*words, kubeconfig=bed.kubeconfig).stdout
+    assert "helm test paceline" in notes
+    manifest = re.search(r"<<'EOF'\n(.*?)EOF", notes, re.DOTALL)
+    assert manifest is not None
+    bed.kubectl("apply", "--dry-run=server", "-f", "-", stdin=manifest[1])
 
 
-def test_a_test_of_a_release_without_an_operator_fails(chart: Chart, kube: Kube) -> None:
+def test_the_release_tests_itself(bed: TestBed, served: Scene) -> None:
+    assert "Phase:          Succeeded" in run(bed, "test", "--timeout", "100s")
+
+
+def test_a_release_without_an_operator_fails_its_test(bed: TestBed, served: Scene) -> None:
     """Comes before the upgrade, which brings the operator back."""
-    chart.helm("upgrade", CHART, *INSTALL, "--set", "operator.replicas=0,test.timeoutSeconds=5")
-    until(
-        "no operator runs", lambda: not kube.pods(chart.namespace, "app.kubernetes.io/component=operator"), seconds=60
-    )
-    assert "Failed" in chart.helm("test", "--timeout", "60s", check=False)
+    run(bed, "upgrade", CHART, *UPGRADE, "--set", "operator.replicas=0,test.timeoutSeconds=5")
+    operators = "app.kubernetes.io/component=operator"
+    until("no operator runs", lambda: not bed.kube.pods(NAMESPACE, operators), seconds=60)
+    assert "Failed" in run(bed, "test", "--timeout", "60s", check=False)
 
 
-def test_upgrade_and_rollback_leave_what_runs_untouched(chart: Chart, kube: Kube, served: Scene) -> None:
-    before = pods_of(kube, served)
+def test_upgrade_and_rollback_leave_what_runs_untouched(bed: TestBed, served: Scene) -> None:
+    before = pods_of(served)
     assert len(before) >= 3
-    chart.helm("upgrade", CHART, *INSTALL, "--set", "operator.workers=7,operator.debug=true")
-    assert "7" in operator_args(kube, chart)
-    chart.helm("test", "--timeout", "100s")
-    assert pods_of(kube, served) == before
-    assert served.complete(model="qwen3-32b", prompt="Once more", max_tokens=8).status_code == 200
-    chart.helm("rollback", "1", "--wait", "--timeout", "120s")
-    assert "7" not in operator_args(kube, chart)
-    chart.helm("test", "--timeout", "100s")
-    assert pods_of(kube, served) == before
-    assert served.complete(model="qwen3-32b", prompt="And again", max_tokens=8).status_code == 200
+    run(bed, "upgrade", CHART, *UPGRADE, "--set", "operator.workers=7,operator.debug=true")
+    assert "7" in operator_args(bed.kube)
+    run(bed, "test", "--timeout", "100s")
+    assert pods_of(served) == before
+    assert answers(served)
+    run(bed, "rollback", "1", *UPGRADE)
+    assert "7" not in operator_args(bed.kube)
+    run(bed, "test", "--timeout", "100s")
+    assert pods_of(served) == before
+    assert answers(served)
 
 
 @pytest.mark.parametrize("settings", [{}, {"bundled.prometheus.enabled": True, "bundled.grafana.enabled": True}])
-def test_the_api_server_takes_every_object(chart: Chart, testbed: TestBed, settings: dict[str, Any]) -> None:
+def test_the_api_server_takes_every_object(bed: TestBed, served: Scene, settings: dict[str, Any]) -> None:
     """Strictly: a field that it does not know would be dropped without a word otherwise."""
-    versions = ("--api-versions", "policy/v1beta1")
-    manifests = template(
-        {**settings, "operator.podDisruptionBudget.enabled": False}, namespace=chart.namespace, words=versions
-    )
+    # The budget's version is one that this old API server lacks; install asks the server which it has.
+    manifests = template({**settings, "operator.podDisruptionBudget.enabled": False})
     text = yaml.safe_dump_all(manifests)
-    answer = testbed.kubectl("apply", "--dry-run=server", "--validate=true", "-f", "-", stdin=text)
+    answer = bed.kubectl("apply", "--dry-run=server", "--validate=true", "-f", "-", stdin=text)
     assert len(answer.stdout.splitlines()) == len(manifests)
 
 
-def test_uninstalling_keeps_deployments_and_what_serves_them(chart: Chart, kube: Kube, served: Scene) -> None:
+def test_uninstalling_keeps_deployments_and_what_serves_them(bed: TestBed, served: Scene) -> None:
     """Comes last. Without an operator nothing changes any more, and nothing stops."""
-    before = pods_of(kube, served)
-    said = chart.helm("uninstall", "--wait", "--timeout", "60s")
-    assert "CustomResourceDefinition" in said, "helm names what it keeps"
-    gone = f"/apis/apps/v1/namespaces/{chart.namespace}/deployments/{OPERATOR}"
-    until("the operator is gone", lambda: kube.get(gone) is None, seconds=60)
-    assert pods_of(kube, served) == before
-    assert served.complete(model="qwen3-32b", prompt="Still here", max_tokens=8).status_code == 200
+    before = pods_of(served)
+    assert "CustomResourceDefinition" in run(bed, "uninstall", "--wait", "--timeout", "60s"), "helm names what it keeps"
+    gone = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{OPERATOR}"
+    until("the operator is gone", lambda: bed.kube.get(gone) is None, seconds=60)
+    assert pods_of(served) == before
+    assert answers(served)

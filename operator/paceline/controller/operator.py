@@ -106,5 +106,5 @@ def configure_logging(*, debug: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for name in ("kopf", "aiohttp", "asyncio"):
+    for name in ("kopf", "aiohttp", "asyncio", "httpx"):
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.WARNING)

@@ -213,8 +213,10 @@ class _Pass:
             idle=idle,
             orders=orders,
         )
-        for workload in edited:
-            await self._attempt(self._tell_edited, (workload, plan))
+        if edited:
+            for workload in edited:
+                await self._tell_edited(workload, plan)
+            return CONFLICT_SECONDS  # they have another version now than the plan was made on
         for manifest in (*self._accepted.supporting, *self._current_workloads(plan)):
             await self._attempt(self._apply, manifest)
         for action in plan.actions:
@@ -281,9 +283,8 @@ class _Pass:
             message = f"{workload['metadata']['name']} starts with {action.replicas} engines."
             await self._services.events.write(self._raw, "WorkloadCreated", message)
 
-    async def _tell_edited(self, what: tuple[Workload, Plan]) -> None:
+    async def _tell_edited(self, workload: Workload, plan: Plan) -> None:
         """Somebody scaled a workload by hand: say what comes of it, once."""
-        workload, plan = what
         goal = next((view.total for view in plan.views if view.name == workload.pool), 0)
         mode = self._md.spec.scaling.mode
         if goal == workload.replicas:
