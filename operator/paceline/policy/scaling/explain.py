@@ -25,8 +25,6 @@ def explain(
     correction: float,
 ) -> Explanation:
     """Put it together. ``engines``: by role, as decided on."""
-    requests = traffic.requests
-    feasible = sum(one.service_seconds <= traffic.objective.budget_seconds for one in requests)
     held = planned = None
     have, planned_for = sum(pool.ready_of(Role.PREFILL) for pool in pools), engines.get(Role.PREFILL, 0)
     if have != planned_for and not sizing.settings.aggregated:
@@ -40,7 +38,7 @@ def explain(
         rejected=tuple(rejected[:MAX_NOTES]),
         attainment_if_held=held,
         attainment_planned=planned,
-        feasible=feasible / len(requests) if requests else 1.0,
+        feasible=traffic.feasible,
         absent=absent(pools),
     )
 

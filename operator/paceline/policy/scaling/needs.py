@@ -53,27 +53,32 @@ class Need:
     """Engines for that and for what waits, or runs, already; 0 where that is not asked for."""
 
 
-def prefill_objective(requests: Sequence[Request], settings: ScalingSettings, models: EngineModels) -> PrefillObjective:
-    """What prefill is sized for: the TTFT less what comes after the prefill, at the median prompt."""
+def prefill_objective(
+    requests: Sequence[Request], settings: ScalingSettings, models: EngineModels, *, misses: float = PLANNED_MISSES
+) -> PrefillObjective:
+    """What prefill is sized for: the TTFT less what comes after the prefill, at the median prompt.
+
+    ``misses``: share of the allowed ones that is planned with.
+    """
     prompts = sorted(request.prompt for request in requests)
     typical = prompts[len(prompts) // 2] if prompts else 0
     after = models.prefill.transfer_seconds(typical) + models.decode.step_seconds(1, typical)
     return PrefillObjective(
         ttft_seconds=settings.ttft_seconds,
         transfer_seconds=0.0 if settings.aggregated else min(after, settings.ttft_seconds / 2),
-        target=ttft_target(settings),
+        target=ttft_target(settings, misses),
         late_age_bound_seconds=settings.late_age_bound_seconds,
     )
 
 
-def ttft_target(settings: ScalingSettings) -> float:
+def ttft_target(settings: ScalingSettings, misses: float = PLANNED_MISSES) -> float:
     """The share that prefill is planned for, so that both objectives together are met by the target share."""
-    return 1 - TTFT_MISSES * PLANNED_MISSES * (1 - settings.target)
+    return 1 - TTFT_MISSES * misses * (1 - settings.target)
 
 
-def itl_target(settings: ScalingSettings) -> float:
+def itl_target(settings: ScalingSettings, misses: float = PLANNED_MISSES) -> float:
     """The same for decode."""
-    return 1 - (1 - TTFT_MISSES) * PLANNED_MISSES * (1 - settings.target)
+    return 1 - (1 - TTFT_MISSES) * misses * (1 - settings.target)
 
 
 def offered_load(arrivals: Sequence[Arrival], seconds: float) -> float:

@@ -21,6 +21,7 @@ from paceline.policy.scaling.forecast import remember_load
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
+from paceline.policy.scaling.overdraft import overdrawn, planned_misses
 from paceline.policy.scaling.reassign import reassign
 from paceline.policy.scaling.resize import DOWN_MARGIN, resize, restore
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
@@ -39,13 +40,15 @@ def plan(
     if problem is not None:
         return _hold(observation, state, settings, pools, problem)
     state = _learn(observation, state)
-    traffic = measure(observation, state, settings, models, OutputModel.of(state.outputs))
+    misses = planned_misses(state.overdrawn)
+    traffic = measure(observation, state, settings, models, OutputModel.of(state.outputs), misses=misses)
     season = settings.forecast.season_seconds
     state = replace(
         state,
         busy_at=observation.now if state.busy_at is None or _busy(observation) else state.busy_at,
         prefill_season=remember_load(state.prefill_season, traffic.prefill_load, now=traffic.end, season=season),
         decode_season=remember_load(state.decode_season, traffic.token_rate, now=traffic.end, season=season),
+        overdrawn=overdrawn(state.overdrawn, traffic, observation.attainment, settings, since=state.decided_at),
     )
     if _idle(observation, state, settings):
         return _stop(observation, state, pools)
@@ -130,6 +133,7 @@ def _sizing(
         near=near,
         far=far,
         near_wanted=near_wanted,
+        near_steady={role: near_wanted[role] if role is Role.DECODE else near_lasting[role] for role in near_wanted},
         wanted=wanted,
         allowed=allowed,
         wants=remember_want(state.wants, want, settings),

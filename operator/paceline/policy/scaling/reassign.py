@@ -29,7 +29,7 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     measured = sizing.observation.measured
     if len(pool.limits) < 2 or not pool.ready:
         return (), ()
-    need = sizing.near_wanted
+    need, steady = sizing.near_wanted, sizing.near_steady
     have = {role: pool.ready_of(role) for role in pool.limits}
     short = [role for role in pool.limits if have[role] < need[role]]
     unassigned = any(engine.role not in pool.limits for engine in pool.ready)
@@ -38,12 +38,13 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     if short and measured.flip_seconds >= measured.start_p50_seconds:
         why = f"a change of role takes {measured.flip_seconds:.0f} s, a start {measured.start_p50_seconds:.0f} s"
         return (), (Rejected(action=f"change engines to {short[0]}", why=why),)
-    if sum(need.values()) <= len(pool.ready):
+    enough = sum(steady.values()) <= len(pool.ready)
+    if enough:
         wanted = _with_patience(pool, sizing, have)
     else:
-        wanted = _shared(pool, need)
+        wanted = _shared(pool, steady)
         starved = have[Role.DECODE] < wanted[Role.DECODE]
-        if not (unassigned or starved) and _coverage(wanted, need) < SHARING_GAIN * _coverage(have, need):
+        if not (unassigned or starved) and _coverage(wanted, steady) < SHARING_GAIN * _coverage(have, steady):
             why = "every role lacks engines, and another split would hardly help"
             return (), (Rejected(action=f"change engines to {short[0]}", why=why),)
     flips = _flips(pool, wanted, sizing.losses)
@@ -53,7 +54,7 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
             why=f"the other role needed its engines within the last {DONOR_SECONDS:.0f} s",
         )
         for role in short
-        if wanted[role] < need[role] and sum(need.values()) <= len(pool.ready)
+        if wanted[role] < need[role] and enough
     )
     return flips, rejected
 
@@ -72,17 +73,20 @@ def _shared(pool: Pool, need: Mapping[Role, int]) -> dict[Role, int]:
 
 
 def _with_patience(pool: Pool, sizing: Sizing, have: Mapping[Role, int]) -> dict[Role, int]:
-    """What each role is to have, when there is enough for all: no role falls below what it needed a moment ago."""
+    """What each role is to have, when there is enough for all: no role falls below what it needed a moment ago.
+
+    What is left goes to decode first: what waits for a prefill engine must not slow down all that runs.
+    """
     since = sizing.observation.now - DONOR_SECONDS
+    engines, wanted = len(pool.ready), dict(have)
     kept = {
-        role: min(have[role], max(sizing.near_wanted[role], recent_near_need(sizing.wants, role, since=since)))
+        role: min(have[role], max(sizing.near_steady[role], recent_near_need(sizing.wants, role, since=since)))
         for role in pool.limits
     }
-    engines = len(pool.ready)
-    return {
-        role: max(kept[role], min(sizing.near_wanted[role], engines - sum(kept.values()) + kept[role]))
-        for role in pool.limits
-    }
+    for role in (Role.DECODE, Role.PREFILL):
+        others = engines - sum(kept.values()) + kept[role]
+        kept[role] = wanted[role] = max(kept[role], min(sizing.near_wanted[role], others))
+    return wanted
 
 
 def _flips(pool: Pool, wanted: Mapping[Role, int], losses: Mapping[str, float]) -> tuple[Flip, ...]:

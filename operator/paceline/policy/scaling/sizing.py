@@ -24,7 +24,9 @@ class Sizing:
     near: Mapping[Role, Need]
     far: Mapping[Role, Need]
     near_wanted: Mapping[Role, int]
-    """Near needs within the bounds of each role."""
+    """Near needs within the bounds of each role, with what waits already."""
+    near_steady: Mapping[Role, int]
+    """The same without what waits for a prefill engine."""
     wanted: Mapping[Role, int]
     """Far needs, and near ones that last, within the bounds of each role."""
     allowed: Mapping[Role, int]

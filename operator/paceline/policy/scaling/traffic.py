@@ -25,6 +25,7 @@ from paceline.policy.scaling.decision import Outlook
 from paceline.policy.scaling.demand import Request, arrivals, between, repeated, scaled
 from paceline.policy.scaling.forecast import Trend, fit_trend, season_peak
 from paceline.policy.scaling.needs import (
+    PLANNED_MISSES,
     Need,
     decode_limits,
     decode_needs,
@@ -87,6 +88,8 @@ class Traffic:
     """
     believed: float
     """Most decode engines that a forecast of answers is believed to need; infinite while nothing is known to run."""
+    misses: float
+    """Share of the allowed misses that is planned with."""
     steady: bool
     """Whether neither role's load has changed within the window."""
 
@@ -95,11 +98,24 @@ class Traffic:
         """Length of the demand window."""
         return self.end - self.begin
 
+    @property
+    def feasible(self) -> float:
+        """Share of the requests that an idle engine would serve in time."""
+        budget = self.objective.budget_seconds
+        within = sum(request.service_seconds <= budget for request in self.requests)
+        return within / len(self.requests) if self.requests else 1.0
+
 
 def measure(
-    observation: Observation, state: PolicyState, settings: ScalingSettings, models: EngineModels, outputs: OutputModel
+    observation: Observation,
+    state: PolicyState,
+    settings: ScalingSettings,
+    models: EngineModels,
+    outputs: OutputModel,
+    *,
+    misses: float = PLANNED_MISSES,
 ) -> Traffic:
-    """Look at one observation. Its arrivals must cover some time."""
+    """Look at one observation. Its arrivals must cover some time. ``misses``: share of the allowed ones to plan for."""
     end = observation.arrivals[-1].end
     begin = max(observation.arrivals[0].start, end - settings.demand_window_seconds)
     intervals = [interval for interval in observation.arrivals if interval.end > begin]
@@ -151,7 +167,8 @@ def measure(
             decode_far=factors[last][1],
             from_season=forecast.enabled and season > 1 and season >= max(far for _, far in factors.values()),
         ),
-        objective=prefill_objective(requests, settings, models),
+        objective=prefill_objective(requests, settings, models, misses=misses),
+        misses=misses,
         running=running,
         to_run=to_run,
         believed=to_run + 1 if running else math.inf,
@@ -236,7 +253,7 @@ def near_needs(
         decode_limits(settings, models.decode),
         models.decode,
         edges=(begin, traffic.end),
-        target=itl_target(settings),
+        target=itl_target(settings, traffic.misses),
     )[0]
     lasting = max(math.ceil(traffic.running), min(decode.engines, traffic.believed))
     return {
@@ -298,7 +315,7 @@ def far_needs(
         decode_limits(settings, models.decode),
         models.decode,
         edges=edges,
-        target=itl_target(settings),
+        target=itl_target(settings, traffic.misses),
     )
     most = traffic.believed * max(1.0, traffic.outlook.decode_far) * margin
     decode = [need if need.engines <= most else replace(need, engines=math.ceil(most)) for need in decode]
