@@ -176,7 +176,9 @@ def _sources(policy: str) -> Sequence[Path]:
     ]
     if policy in ("static-best", "oracle"):
         common.append(simulator / "static_search.py")
-    if own.exists():
+    if policy == "oracle":
+        common += [simulator / "oracle_search.py", own]
+    elif own.exists():
         common += [own, simulator / "tuning.py"]
     if policy == "planner":
         common += sorted((PACKAGE / "policy" / "scaling").glob("*.py"))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from paceline.errors import ConfigError
-from paceline.simulator.policies import decode_tps, hpa, keda, oracle, planner, threshold, throughput
+from paceline.simulator.oracle_search import best_schedule
+from paceline.simulator.policies import decode_tps, hpa, keda, planner, threshold, throughput
 from paceline.simulator.policies.base import Context, Policy, settled_counts
 from paceline.simulator.report import attainment
 from paceline.simulator.settings import SimSettings
@@ -20,11 +21,11 @@ TUNED: Final[Mapping[str, Callable[[Context], Iterable[Policy]]]] = {
     "threshold": threshold.candidates,
     "throughput": throughput.candidates,
     "decode-tps": decode_tps.candidates,
-    "oracle": oracle.candidates,
     "planner": planner.candidates,
 }
 """Policies that get the best of a grid on the trace itself; the grid of ``planner`` is its defaults."""
-POLICIES: Final = (STATIC, *TUNED)
+ORACLE: Final = "oracle"
+POLICIES: Final = (STATIC, *(name for name in TUNED if name != "planner"), ORACLE, "planner")
 
 
 def _silent(what: str, share: float) -> None:
@@ -36,12 +37,11 @@ def best_run(name: str, workload: Workload, settings: SimSettings, *, progress: 
     context = Context(workload, settings, settled_counts(workload, settings))
     if name == STATIC:
         return StaticSearch(context, progress).run()
+    if name == ORACLE:
+        return best_schedule(context, progress)
     if name not in TUNED:
         raise ConfigError(f"policy {name!r} is not known. Known policies: {', '.join(POLICIES)}.")
     best: Run | None = None
-    if name == "oracle":
-        best = StaticSearch(context, progress).run()
-        best.policy = name
     for number, policy in enumerate(TUNED[name](context)):
         run = simulate(context, policy, f"{name}, setting {number + 1}", progress)
         if best is None or _better(run, best):

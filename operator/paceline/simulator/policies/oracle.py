@@ -1,34 +1,46 @@
 """``oracle``: knows all arrivals in advance. What nobody can have, to measure the rest by.
 
-Time is cut into slots. Each slot needs prefill engines for the work that arrives around it at a utilisation, and decode
-engines for the tokens that arrive around it with a margin. Engines are ordered as long before as a start takes at its
-95th percentile, kept when they are needed again sooner than that, and change roles at no notice. Utilisation,
-smoothing and margin are the best of a grid for each trace, and the best static fleet is a candidate too. So this is an
-upper bound on the least GPU-hours that meet the objective, not a proof of it.
+A schedule says how many engines of each role there are in each slot. Decode engines follow from which answers run when,
+at the pace of the objective; prefill engines from the work that arrives in a few slots, at a utilisation. Engines are
+ordered as long before as a start takes at its 95th percentile, kept when they are needed again sooner than that, and
+change roles at no notice. The best of a grid of schedules is found by simulating them, and so is the share of it that
+still meets the objective (:func:`paceline.simulator.oracle_search.best_schedule`). So it is the cheapest schedule that
+was found and verified, in a class that is rich enough to follow any load: not a proof that nothing is cheaper.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, size_decode
 from paceline.simulator.cluster import Cluster, Targets
-from paceline.simulator.policies.base import Context, MeanSteps, Policy
+from paceline.simulator.policies.base import Context
 from paceline.simulator.settings import SimSettings
 from paceline.simulator.telemetry import Sample
 from paceline.simulator.workload import FloatArray, Workload
 
 SLOT_SECONDS: Final = 10.0
-UTILISATIONS: Final = (0.45, 0.55, 0.65, 0.8)
+UTILISATIONS: Final = (0.55, 0.7, 0.85)
 SMOOTHING_SLOTS: Final = (3, 9)
-"""Slots around each that its load is the mean of."""
-MOST_ENGINES: Final = 1e6
-"""Stands for more than any cluster has, where no number of engines is enough."""
-DECODE_MARGINS: Final = (1.0, 1.25)
+"""Slots around each that its prefill work is the mean of."""
+DECODE_LOADS: Final = (0.8, 0.95)
+"""Share of what a decode engine can carry at the objective that it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Engines that each slot needs. Not whole numbers, so that it can be scaled."""
+
+    prefill: FloatArray
+    decode: FloatArray
+
+    def scaled(self, factor: float) -> Schedule:
+        """The same shape with more or fewer engines."""
+        return Schedule(self.prefill * factor, self.decode * factor)
 
 
 class OraclePolicy:
@@ -37,10 +49,8 @@ class OraclePolicy:
     name = "oracle"
     interval_seconds = SLOT_SECONDS
 
-    def __init__(
-        self, workload: Workload, settings: SimSettings, *, utilisation: float, smoothing: int, decode_margin: float
-    ) -> None:
-        self._prefill, self._decode = _schedule(workload, settings, utilisation, smoothing, decode_margin)
+    def __init__(self, schedule: Schedule, settings: SimSettings) -> None:
+        self._prefill, self._decode = np.ceil(schedule.prefill), np.ceil(schedule.decode)
         self._ahead = math.ceil(settings.pods.start_p95_seconds / SLOT_SECONDS) + 1
         self.initial = self._targets(0)
 
@@ -58,43 +68,42 @@ class OraclePolicy:
         return Targets(max(prefill, total - decode), decode, flexible=True)
 
 
-def _schedule(
-    workload: Workload, settings: SimSettings, utilisation: float, smoothing: int, decode_margin: float
-) -> tuple[FloatArray, FloatArray]:
-    """Engines that each slot needs: (prefill, decode)."""
-    profile, objective = settings.profile, settings.objective
-    prompts, outputs = workload.sizes()
-    slots = int(workload.seconds // SLOT_SECONDS) + 1
+def schedules(context: Context) -> Iterator[Schedule]:
+    """The grid."""
+    workload, settings = context.workload, context.settings
+    decode = _decode_engines(workload, settings)
+    for smoothing in SMOOTHING_SLOTS:
+        prefill = _prefill_engines(workload, settings, smoothing)
+        for utilisation in UTILISATIONS:
+            for load in DECODE_LOADS:
+                yield Schedule(np.maximum(1.0, prefill / utilisation), np.maximum(1.0, decode / load))
+
+
+def _slots(workload: Workload) -> int:
+    return int(workload.seconds // SLOT_SECONDS) + 1
+
+
+def _prefill_engines(workload: Workload, settings: SimSettings, smoothing: int) -> FloatArray:
+    """Engines that prefill keeps busy, by the work that arrives in ``smoothing`` slots around each."""
+    profile = settings.profile
+    prompts, _ = workload.sizes()
     index = (workload.arrivals // SLOT_SECONDS).astype(int)
     work = profile.prefill_base + prompts * (profile.prefill_token + profile.prefill_attention * prompts / 2)
-
-    def smooth(values: FloatArray) -> FloatArray:
-        summed = np.bincount(index, weights=values, minlength=slots)
-        padded = np.pad(summed, smoothing // 2, mode="edge")
-        return np.convolve(padded, np.ones(smoothing) / smoothing, mode="valid") / SLOT_SECONDS
-
-    prefill = np.ceil(smooth(work) / utilisation)
-    limits = DecodeLimits(objective.itl_seconds, profile.max_seqs, profile.kv_capacity_tokens)
-    columns = (smooth(np.ones_like(prompts)), smooth(outputs), smooth((prompts + outputs / 2) * outputs))
-    model = MeanSteps(profile)
-    decode = [
-        size_decode(model, DecodeDemand(rate * decode_margin, tokens / rate, context / tokens), limits).engines
-        if rate > 0
-        else 0
-        for rate, tokens, context in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    return prefill, np.minimum(np.array(decode, dtype=float), MOST_ENGINES)
+    summed = np.bincount(index, weights=work, minlength=_slots(workload))
+    padded = np.pad(summed, smoothing // 2, mode="edge")
+    return np.asarray(np.convolve(padded, np.ones(smoothing) / smoothing, mode="valid") / SLOT_SECONDS)
 
 
-def candidates(context: Context) -> Iterator[Policy]:
-    """The grid that it is tuned on."""
-    for utilisation in UTILISATIONS:
-        for smoothing in SMOOTHING_SLOTS:
-            for margin in DECODE_MARGINS:
-                yield OraclePolicy(
-                    context.workload,
-                    context.settings,
-                    utilisation=utilisation,
-                    smoothing=smoothing,
-                    decode_margin=margin,
-                )
+def _decode_engines(workload: Workload, settings: SimSettings) -> FloatArray:
+    """Engines that the answers which run in each slot need, at one token in the time that the objective gives."""
+    profile, itl = settings.profile, settings.objective.itl_seconds
+    prompts, outputs = workload.sizes()
+    slots = _slots(workload)
+    first = (workload.arrivals // SLOT_SECONDS).astype(int)
+    last = np.minimum(((workload.arrivals + outputs * itl) // SLOT_SECONDS).astype(int), slots - 1)
+    # What each answer adds to a step, from its first slot to its last; a short one for its share of a slot.
+    share = np.minimum(1.0, outputs * itl / SLOT_SECONDS)
+    weight = share * (profile.step_sequence + profile.step_context * (prompts + outputs / 2))
+    change = np.bincount(first, weights=weight, minlength=slots + 1)
+    change -= np.bincount(last + 1, weights=weight, minlength=slots + 1)
+    return np.asarray(np.cumsum(change)[:slots] / max(itl - profile.step_base, 1e-9))
