@@ -52,14 +52,12 @@ def unit(
     }
 
 
-def run_rule_tests(*units: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_rule_tests(*units: dict[str, Any], every: str = "1m") -> subprocess.CompletedProcess[str]:
     """promtool's own verdict on all of them."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tests.yaml"
         file.write_text(
-            yaml.safe_dump(
-                {"rule_files": [str(RULES)], "evaluation_interval": units[0]["interval"], "tests": list(units)}
-            )
+            yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": every, "tests": list(units)})
         )
         return subprocess.run(
             [promtool(), "test", "rules", file], capture_output=True, text=True, timeout=PROMTOOL_SECONDS, check=False
