@@ -1,13 +1,15 @@
-"""The router side by side with sglang-router, in one run, on one machine, before the same four dummy engines.
+"""The router side by side with others, in one run, on one machine, before the same four dummy engines.
 
-Run: ``make bench`` or ``python -m tests.bench.bench_router --out out/bench``. The peer is installed from PyPI into
-``out/bench-venv``; without it the run says so and measures the rest. Contenders take turns, round by round, so that
-what else happens on the machine hits all of them; every figure is minimum, median and maximum over the rounds. CPU is
-that of all threads of the router's process, from the scheduler (``/proc/PID/task/*/schedstat``, nanoseconds).
+Run: ``make bench-router`` or ``python -m tests.bench.bench_router --out out/bench``. The peers are installed from PyPI
+into ``out/bench-venv``; what is not to be had is left out. Contenders take turns, round by round, so that what else
+happens on the machine hits all of them; every figure is minimum, median and maximum over the rounds. CPU is that of all
+threads of the router's process, from the scheduler (``/proc/PID/task/*/schedstat``, nanoseconds).
 
-Loads: small requests over one connection (added latency against asking an engine directly), small requests over 32
-connections (requests per second, CPU per request), and 32 concurrent streams of 64 events 5 ms apart (CPU a stream).
-Where the router had to wait for a CPU, its p99 is the scheduler's: on two busy cores a turn lasts some 3 ms.
+Loads: small requests over 1, 32 and 256 connections (latency added to asking an engine directly, requests per second,
+CPU), 32 concurrent streams of 64 events 5 ms apart, and prompts of 64 kB (some 16,000 tokens) over 8 connections. No
+two prompts are equal. This router tokenises every prompt (a byte a token, blocks of 64: as many blocks as 16,000 tokens
+have), matches it against what it knows, and places it; the peers take the less busy of two engines, envoy the least
+busy. Where a router had to wait for a CPU, its p99 is the scheduler's: on two busy cores a turn lasts some 3 ms.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import os
 import statistics
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,23 @@ from pathlib import Path
 from typing import Any
 
 from paceline.api import wire
+from tests.bench.peers import install, peers
 from tests.bench.stack import free_ports, wait_for
 
-PEER = "sglang-router==0.3.2"
 ENGINES = 4
 CONNECTIONS = 32
-LOADS = {"one": (1, "small"), "many": (CONNECTIONS, "small"), "streams": (CONNECTIONS, "stream")}
+LOADS = {
+    "one": (1, "small"), "many": (CONNECTIONS, "small"), "crowd": (256, "small"), "streams": (CONNECTIONS, "stream"),
+    "long": (8, "long"),
+}  # fmt: skip
+OURS = {
+    "sglang-router": "paceline",
+    "sglang-router P/D": "paceline P/D",
+    "vllm-router": "paceline",
+    "envoy": "paceline",
+}
+"""Peer to that of our two that does the same."""
+BLOCK_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +62,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="of each load in each round")
     flags = parser.parse_args()
     flags.out.mkdir(parents=True, exist_ok=True)
-    peer = install_peer(flags.out.parent / "bench-venv")
+    folder = flags.out.parent / "bench-venv"
+    there = install(folder)
     with ExitStack() as processes:
-        contenders = start(processes, flags.out, peer)
+        contenders = start(processes, flags.out, folder, there)
         results: dict[str, dict[str, list[dict[str, float]]]] = {
             contender.name: {load: [] for load in LOADS} for contender in contenders
         }
@@ -72,21 +85,9 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def install_peer(folder: Path) -> Path | None:
-    """Python with the peer in it; None when it can't be had."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=False)
-    if done.returncode != 0:
-        sys.stderr.write(f"{PEER} could not be installed; the run goes on without it\n")
-        return None
-    return python
-
-
-def start(processes: ExitStack, out: Path, peer: Path | None) -> list[Contender]:
+def start(processes: ExitStack, out: Path, folder: Path, there: frozenset[str]) -> list[Contender]:
     """Engines, routers and peers, all listening."""
-    ports = free_ports(ENGINES + 10)
+    ports = free_ports(ENGINES + 12)
     engine_ports, spare = ports[:ENGINES], iter(ports[ENGINES:])
     for port in engine_ports:
         arguments = [sys.executable, "-m", "tests.bench.dummy_engine", str(port)]
@@ -112,25 +113,16 @@ def start(processes: ExitStack, out: Path, peer: Path | None) -> list[Contender]
         config = wire.RouterConfig(
             deployment="bench", namespace="default", served_names=("bench",), disaggregated=disaggregated,
             objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50), local_prefill_tokens=0,
+            tokenizer="bytes", block_size=BLOCK_BYTES,
         )  # fmt: skip
         environment = {"PACELINE_ROUTER_CONFIG": wire.encode(config).decode()}
         process = processes.enter_context(running(arguments, out / f"{fleet.stem}.log", environment))
         wait_for(f"http://127.0.0.1:{admin}/readyz", process)
         contenders.append(Contender(name, port, process.pid))
-    if peer is not None:
-        urls = [f"http://127.0.0.1:{port}" for port in engine_ports]
-        aggregated = ["--worker-urls", *urls]
-        split = ["--pd-disaggregation", *(word for url in urls[:2] for word in ("--prefill", url, "none"))]
-        split += [word for url in urls[2:] for word in ("--decode", url)]
-        for name, workers in (("sglang-router", aggregated), ("sglang-router P/D", split)):
-            port, metrics = next(spare), next(spare)
-            arguments = [
-                str(peer), "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(port),
-                "--prometheus-port", str(metrics), "--policy", "power_of_two", "--log-level", "warn", *workers,
-            ]  # fmt: skip
-            process = processes.enter_context(running(arguments, out / f"{name.replace('/', '')}.log"))
-            wait_for(f"http://127.0.0.1:{port}/health", process)
-            contenders.append(Contender(name, port, process.pid))
+    for peer in peers(folder, there, engine_ports, list(spare), out):
+        process = processes.enter_context(running(list(peer.arguments), out / f"{peer.name.replace('/', '')}.log"))
+        wait_for(peer.health, process)
+        contenders.append(Contender(peer.name, peer.port, process.pid))
     return contenders
 
 
@@ -188,15 +180,17 @@ def summarise(results: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for name, loads in results.items():
         values = {
-            "added p50 µs, 1 connection": _added(results, loads, "one", "p50_us"),
-            "added p99 µs, 1 connection": _added(results, loads, "one", "p99_us"),
-            "waited for a CPU µs/request, 1 connection": [sample["waited_us"] for sample in loads["one"]],
-            "added p50 µs, 32 connections": _added(results, loads, "many", "p50_us"),
-            "added p99 µs, 32 connections": _added(results, loads, "many", "p99_us"),
+            "CPU µs a small request": [sample["cpu_us"] for sample in loads["many"]],
+            "CPU µs a stream of 64 events": [sample["cpu_us"] for sample in loads["streams"]],
+            "CPU µs a prompt of 64 kB": [sample["cpu_us"] for sample in loads["long"]],
             "requests/s, 32 connections": [sample["rps"] for sample in loads["many"]],
-            "CPU µs/request": [sample["cpu_us"] for sample in loads["many"]],
-            "CPU µs/stream of 64 events": [sample["cpu_us"] for sample in loads["streams"]],
+            "waited for a CPU µs/request, 1 connection": [sample["waited_us"] for sample in loads["one"]],
         }
+        for load in ("one", "many", "crowd"):
+            for quantile in ("p50", "p99", "p999"):
+                connections = LOADS[load][0]
+                figure = f"added {quantile} µs, {connections} connection{'s' if connections > 1 else ''}"
+                values[figure] = _added(results, loads, load, f"{quantile}_us")
         figures[name] = {
             figure: {"min": min(sample), "median": statistics.median(sample), "max": max(sample)}
             for figure, sample in values.items()
@@ -212,23 +206,21 @@ def _added(results: dict[str, Any], loads: dict[str, Any], load: str, figure: st
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Rows of figures, a column a contender, and how ours compare with the peer."""
-    names = list(figures)
-    rows = [["median (min to max)", *names, "paceline / sglang", "P/D / sglang P/D"]]
+    """A Markdown table: a row a figure, a column a contender, and for each peer how ours compares with it."""
+    names = [name for name in figures if name != "direct"]
+    rows = [["", *names, *(f"{OURS[name]} / {name}" for name in names if name in OURS)]]
     for figure in figures[names[0]]:
         row = [figure]
         for name in names:
             value = figures[name][figure]
-            row.append(f"{value['median']:,.0f} ({value['min']:,.0f} to {value['max']:,.0f})")
-        for ours, theirs in (("paceline", "sglang-router"), ("paceline P/D", "sglang-router P/D")):
-            if theirs in figures and figures[theirs][figure]["median"]:
-                row.append(f"{figures[ours][figure]['median'] / figures[theirs][figure]['median']:.2f}")
-            else:
-                row.append("")
+            row.append(f"{value['median']:,.0f} ({value['min']:,.0f} – {value['max']:,.0f})")
+        for name in names:
+            if name in OURS:
+                theirs = figures[name][figure]["median"]
+                row.append(f"{figures[OURS[name]][figure]['median'] / theirs:.2f}" if theirs > 0 else "")
         rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines) + "\n"
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A load client for the router's measurement: closed loop, raw asyncio, cheap enough not to be what is measured.
 
-Run: ``python -m tests.bench.http_load PORT CONNECTIONS SECONDS small|stream``. Prints one line of JSON: requests that
-completed after the warm-up, all that were sent, seconds, failures, and latencies in microseconds (p50 and p99; of whole
-answers, or of a stream's first byte).
+Run: ``python -m tests.bench.http_load PORT CONNECTIONS SECONDS small|stream|long``. Prints one line of JSON: requests that
+completed after the warm-up, all that were sent, seconds, failures, and latencies in microseconds (p50, p99 and p99.9; of
+whole answers, or of a stream's first byte). Each prompt begins with a number of its own.
 """
 
 from __future__ import annotations
@@ -18,18 +18,28 @@ WARM_UP_SHARE = 0.2
 """Of the time; its requests are not counted."""
 
 
-def request(stream: bool) -> bytes:
-    body = {"model": "bench", "prompt": "Tell me something about the sea. " * 4, "max_tokens": 64, "stream": stream}
+DIGITS = 12
+LONG_BYTES = 65_536
+
+
+def request(kind: str) -> tuple[bytes, bytes]:
+    """What is sent before the number, and after it."""
+    text = "Tell me something about the sea. "
+    prompt = "#" * DIGITS + text * (LONG_BYTES // len(text) if kind == "long" else 4)
+    body = {"model": "bench", "prompt": prompt, "max_tokens": 64, "stream": kind == "stream"}
     encoded = json.dumps(body, separators=(",", ":")).encode()
     head = "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    return head.encode() + b"content-length: %d\r\n\r\n" % len(encoded) + encoded
+    whole = head.encode() + b"content-length: %d\r\n\r\n" % len(encoded) + encoded
+    before, _, after = whole.partition(b"#" * DIGITS)
+    return before, after
 
 
 class Client(asyncio.Protocol):
     """One connection that sends the next request when the last is answered."""
 
-    def __init__(self, payload: bytes, stream: bool, until: float, warm: float) -> None:
-        self._payload = payload
+    def __init__(self, number: int, payload: tuple[bytes, bytes], stream: bool, until: float, warm: float) -> None:
+        self._before, self._after = payload
+        self._number = number * 10**6
         self._stream = stream
         self._until = until
         self._warm = warm
@@ -48,7 +58,8 @@ class Client(asyncio.Protocol):
         self._first = 0.0
         self.sent += 1
         self._sent = time.perf_counter()
-        self._transport.write(self._payload)  # type: ignore[attr-defined]
+        number = b"%0*d" % (DIGITS, self._number + self.sent)
+        self._transport.write(self._before + number + self._after)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -86,12 +97,13 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     begin = time.perf_counter()
     warm, until = begin + seconds * WARM_UP_SHARE, begin + seconds
-    payload, stream = request(kind == "stream"), kind == "stream"
+    payload, stream = request(kind), kind == "stream"
     clients = []
-    for _ in range(connections):
+    for number in range(connections):
         _transport, client = await loop.create_connection(
-            lambda: Client(payload, stream, until, warm), "127.0.0.1", port
-        )
+            lambda number=number: Client(number, payload, stream, until, warm),  # type: ignore[misc]
+            "127.0.0.1", port,
+        )  # fmt: skip
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))
     latencies = sorted(latency for client in clients for latency in client.latencies)
@@ -102,6 +114,7 @@ async def main() -> None:
         "failures": sum(client.failures for client in clients),
         "p50_us": latencies[len(latencies) // 2] * 1e6 if latencies else 0.0,
         "p99_us": latencies[int(len(latencies) * 0.99)] * 1e6 if latencies else 0.0,
+        "p999_us": latencies[int(len(latencies) * 0.999)] * 1e6 if latencies else 0.0,
     }
     sys.stdout.write(json.dumps(result) + "\n")
 

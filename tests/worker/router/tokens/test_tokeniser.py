@@ -32,8 +32,10 @@ class FakeModel:
     """Encodes when it is let to, or raises."""
 
     longest_token = 4
+    quick = False
 
     def __init__(self) -> None:
+        self.threads: set[str] = set()
         self.go = threading.Event()
         self.go.set()
         self.fault: BaseException | None = None
@@ -44,6 +46,7 @@ class FakeModel:
         return "".join(message["content"] for message in prompt.messages)
 
     def encode(self, text: str, *, special_tokens: bool) -> TokenIds:
+        self.threads.add(threading.current_thread().name)
         self.go.wait(30)
         if self.fault is not None:
             raise self.fault
@@ -87,6 +90,18 @@ async def test_texts_chats_and_ids_have_tokens(rig: Rig) -> None:
     assert await rig.tokens(prompt=list(range(20_000))) == list(range(20_000))
     assert await rig.tokens(Kind.CHAT, messages=[{"role": "user", "content": "hi"}]) == [104, 105]
     assert rig.count(Outcome.OK) == 4
+
+
+async def test_short_prompts_of_a_quick_model_stay_on_the_loop_and_others_leave_it(rig: Rig) -> None:
+    rig.model.quick = True
+    await rig.tokens(prompt="hi")
+    await rig.tokens(Kind.CHAT, messages=[{"role": "user", "content": "hi"}])
+    assert rig.model.threads == {threading.current_thread().name}
+    rig.model.threads.clear()
+    await rig.tokens(prompt="hi" * 100_000)
+    rig.model.quick = False
+    await rig.tokens(prompt="hi")
+    assert threading.current_thread().name not in rig.model.threads
 
 
 async def test_what_has_no_tokens_is_counted_by_its_reason(rig: Rig) -> None:

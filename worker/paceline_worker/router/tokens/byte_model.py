@@ -23,6 +23,7 @@ class ByteModel:
     """Tokens of emulated engines."""
 
     longest_token = max(map(len, _SPECIAL))
+    quick = True
 
     def render(self, prompt: ChatPrompt) -> str:
         """The turns; tools and other variables have no part in it."""

@@ -56,6 +56,8 @@ Json = dict[str, Any]
 class FolderModel:
     """Tokens of engines that serve the model in a folder."""
 
+    quick = False
+
     def __init__(self, folder: Path, cache: PartCache, *, now: Callable[[], datetime], clock: Clock) -> None:
         """Raises ConfigError when the folder has no usable tokenizer."""
         config = _read(folder / "tokenizer_config.json")

@@ -12,6 +12,8 @@ class Model(Protocol):
 
     longest_token: int
     """Characters that one token stands for at most."""
+    quick: bool
+    """Whether short prompts take less time than a thread and back, and never loop."""
 
     def render(self, prompt: ChatPrompt) -> str:
         """The text of a conversation."""

@@ -36,7 +36,9 @@ PATIENCE_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 30.0
 """How long no chat is rendered after one was too slow: whatever makes templates slow takes 2% of one core at most."""
 INLINE_BYTES: Final = 16 * 1024
-"""Lists of token ids up to this size are read on the spot: going to a thread and back would take longer."""
+"""Lists of token ids up to this size are read on the spot, and so are prompts for a quick model: going to a thread and
+back would take longer.
+"""
 MAX_CHARACTERS: Final = 16 * 1024 * 1024
 """Of a prompt's text, where the model's length does not bound it."""
 CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -91,10 +93,11 @@ class PooledTokeniser:
 
     async def _tokens(self, kind: Kind, fields: Fields) -> TokenIds:
         ids = is_token_ids(kind, fields)
-        if ids and len(fields["prompt"]) <= INLINE_BYTES:
-            return self._work(kind, fields)
         if not ids and self._model is None:
             raise NoTokens(Outcome.MISSING, "there is no tokenizer")
+        quick = ids or (self._model is not None and self._model.quick)
+        if quick and len(fields.get("messages" if kind is Kind.CHAT else "prompt", b"")) <= INLINE_BYTES:
+            return self._work(kind, fields)
         if kind is Kind.CHAT and self._clock.monotonic() < self._paused_until:
             raise NoTokens(Outcome.PAUSED, "the chat template was too slow a moment ago")
         if len(self._pending) >= MAX_PENDING:
