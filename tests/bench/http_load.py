@@ -1,8 +1,8 @@
 """A load client for the router's measurement: closed loop, raw asyncio, cheap enough not to be what is measured.
 
-Run: ``python -m tests.bench.http_load PORT CONNECTIONS SECONDS small|stream|long``. Prints one line of JSON: requests that
-completed after the warm-up, all that were sent, seconds, failures, and latencies in microseconds (p50, p99 and p99.9; of
-whole answers, or of a stream's first byte). Each prompt begins with a number of its own.
+Run: ``python -m tests.bench.http_load PORT CONNECTIONS SECONDS small|stream|long``. Prints one line of JSON: requests
+that completed after the warm-up, all that were sent, seconds, failures, and latencies in microseconds (p50, p99 and
+p99.9; of whole answers, or of a stream's first byte). Each prompt begins with a number of its own.
 """
 
 from __future__ import annotations

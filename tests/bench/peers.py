@@ -47,7 +47,7 @@ def install(folder: Path, packages: Sequence[str] = PACKAGES) -> frozenset[str]:
 def peers(folder: Path, there: frozenset[str], engines: Sequence[int], ports: Sequence[int], out: Path) -> list[Peer]:
     """Commands of all that are there; ``ports`` are free ones, seven at least."""
     urls = [f"http://127.0.0.1:{port}" for port in engines]
-    bin_folder, found = folder / "bin", []
+    python, found = str(folder / "bin" / "python"), list[Peer]()
     if "sglang-router" in there:
         split = ["--pd-disaggregation", *(word for url in urls[:2] for word in ("--prefill", url, "none"))]
         split += [word for url in urls[2:] for word in ("--decode", url)]
@@ -56,13 +56,13 @@ def peers(folder: Path, there: frozenset[str], engines: Sequence[int], ports: Se
             ("sglang-router P/D", split, ports[2], ports[3]),
         ):
             arguments = (
-                str(bin_folder / "python"), "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(port),
+                python, "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(port),
                 "--prometheus-port", str(metrics), "--policy", "power_of_two", "--log-level", "warn", *workers,
             )  # fmt: skip
             found.append(Peer(name, arguments, port, f"http://127.0.0.1:{port}/health"))
     if "vllm-router" in there:
         arguments = (
-            str(bin_folder / "python"), "-m", "vllm_router.launch_router", "--host", "127.0.0.1", "--port", str(ports[4]),
+            python, "-m", "vllm_router.launch_router", "--host", "127.0.0.1", "--port", str(ports[4]),
             "--prometheus-port", str(ports[5]), "--policy", "power_of_two", "--log-level", "warning",
             "--worker-urls", *urls,
         )  # fmt: skip
@@ -71,7 +71,7 @@ def peers(folder: Path, there: frozenset[str], engines: Sequence[int], ports: Se
         config = out / "envoy.json"
         config.write_text(json.dumps(_envoy(ports[6], engines)))
         arguments = (
-            str(bin_folder / "envoy"), "--config-path", str(config), "--concurrency", "1", "--log-level", "warn",
+            str(folder / "bin" / "envoy"), "--config-path", str(config), "--concurrency", "1", "--log-level", "warn",
             "--disable-hot-restart",
         )  # fmt: skip
         found.append(Peer("envoy", arguments, ports[6], f"http://127.0.0.1:{ports[6]}/health"))
