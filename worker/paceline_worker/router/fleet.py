@@ -48,6 +48,8 @@ class Engine:
         self.context_tokens = 0
         self.backlog = Backlog()
         """Prompts of this router that it computes or is to compute."""
+        self.rests_until = 0.0
+        """While it finishes streams of its former role: when it may get a prompt again."""
         self.typical_prefill_seconds = 0.0
         """Of this router's remote prefills there, the later ones counting more."""
         self.reported = Reported(0, 0.0, 0)
@@ -73,14 +75,22 @@ class Engine:
         """Whether it may get new work."""
         return self.endpoint.state is wire.EngineState.READY and self.health.usable and not self.gone
 
+    @property
+    def finishing(self) -> bool:
+        """Whether it has become a prefill engine and still runs streams of its former role."""
+        return self.running > 0 and self.endpoint.role is wire.Role.PREFILL
+
     def view(self, now: float) -> EngineView:
         """The frozen value that placement sees; made anew after :meth:`changed`, and as its work goes on."""
-        if self._view is None or (self.backlog and now - self._viewed_at > VIEW_SECONDS):
+        rests_until = self.rests_until if self.finishing else 0.0
+        goes_on = self.backlog or rests_until > self._viewed_at
+        if self._view is None or (goes_on and now - self._viewed_at > VIEW_SECONDS):
             self._viewed_at = now
             endpoint, reported = self.endpoint, self.reported
             others = max(0, reported.requests - reported.own)
             # What other routers sent to a prefill engine are prompts, about as long as ours.
             prompts = others if endpoint.role is wire.Role.PREFILL else 0
+            work = self.backlog.left(now) + prompts * self.typical_prefill_seconds
             self._view = EngineView(
                 name=endpoint.name,
                 role=endpoint.role,
@@ -88,7 +98,7 @@ class Engine:
                 usable=self.usable,
                 running=self.running + others,
                 context_tokens=self.context_tokens,
-                prefill_backlog_seconds=self.backlog.left(now) + prompts * self.typical_prefill_seconds,
+                prefill_backlog_seconds=max(work, rests_until - now),
                 prefilling=self.prefilling,
                 kv_usage=reported.kv_usage,
                 zone=endpoint.zone,
@@ -114,7 +124,7 @@ class Lease:
     Times are seconds on the loop's clock; ``backlog`` is its prefill there, in seconds.
     """
 
-    __slots__ = ("_context", "_prefilling", "_running", "engine")
+    __slots__ = ("_context", "_prefilling", "_running", "engine", "prompt_seconds")
 
     def __init__(
         self,
@@ -130,6 +140,7 @@ class Lease:
         self._running = running
         self._prefilling = prefilling
         self._context = context
+        self.prompt_seconds = backlog
         if prefilling:
             typical = engine.typical_prefill_seconds or backlog
             engine.typical_prefill_seconds = MEMORY * typical + (1 - MEMORY) * backlog

@@ -17,6 +17,7 @@ from paceline.policy.routing.admission import may_wait, retry_after_seconds
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, EngineView
+from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.routing.placement import Placement, choose, has_room, prefill_room_in
 from paceline.policy.routing.pools import Split
 from paceline.policy.waiting import Ticket, WaitingLine
@@ -57,7 +58,7 @@ class Place:
     def prefill_done(self) -> None:
         """The remote prefill is over, well or not."""
         if self.prefill_lease is not None and self.prefill_lease.release(self._gate.now()):
-            self._gate.wake()
+            self._gate.prefilled(self.prefill_lease)
 
     def prompt_done(self) -> None:
         """The decode engine has the prompt."""
@@ -99,6 +100,7 @@ class Gate:
         self._model = model
         self._limits = config.admission
         self._ttft_seconds = config.objective.ttft_milliseconds / 1000
+        self._itl_seconds = config.objective.itl_milliseconds / 1000
         self._by_arrival = config.queue.order is wire.QueueOrder.ARRIVAL
         self._random = random
         self._loop = asyncio.get_running_loop()
@@ -180,6 +182,11 @@ class Gate:
         finally:
             self._waking = False
 
+    def prefilled(self, lease: Lease) -> None:
+        """A prefill engine is done with a prompt. If it has streams to finish, they go first for a while."""
+        self._pace(lease.engine, lease.prompt_seconds, ends=self.now())
+        self.wake()
+
     def released(self) -> None:
         """A request is over."""
         self._released += 1
@@ -208,7 +215,7 @@ class Gate:
             if waiter is None:
                 return
             self._count_queued(waiter, 0.0)
-            placed, other = self._try(waiter.asking, line)
+            placed, other = self._try(waiter.asking, line, waiter.arrived)
             if placed is None:
                 self._push(waiter, other)
                 if other is line:
@@ -275,9 +282,9 @@ class Gate:
         return place
 
     def _try(
-        self, asking: Asking, line: WaitingLine[_Waiter] | None = None
+        self, asking: Asking, line: WaitingLine[_Waiter] | None = None, arrived: float | None = None
     ) -> tuple[Place | None, WaitingLine[_Waiter]]:
-        """A place, or the line to wait in for one. ``line``: where the request waited until now."""
+        """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``."""
         view, views = asking.view(), self._views()
         placement = choose(view, views, self._placement, self._model, self._random())
         if placement is None:
@@ -287,6 +294,8 @@ class Gate:
         wait = prefill_room_in(views, self._placement) if remote else 0.0
         if remote and (overtakes or wait):
             self._wake_in(wait)
+            return None, self._prefill_line
+        if self._spares(placement, view, arrived):
             return None, self._prefill_line
         asking.decided(view, views, placement)
         engines = self._fleet.engines
@@ -301,7 +310,24 @@ class Gate:
         if placement.prefill is not None:
             backlog = self._prefill_seconds(view, placement.prefill)
             prefill = Lease(engines[placement.prefill.name], self.now(), prefilling=1, backlog=backlog)
+            self._pace(prefill.engine, backlog, ends=self.now() + backlog)
         return Place(self, placement, decode, prefill), self._decode_line
+
+    def _pace(self, engine: Engine, prompt_seconds: float, *, ends: float) -> None:
+        """Give an engine with streams no prompt for a while after one that ``ends`` then."""
+        if engine.finishing:
+            step = self._model.step_seconds(engine.running, engine.context_tokens)
+            engine.rests_until = ends + rest_seconds(prompt_seconds, step_seconds=step, itl_seconds=self._itl_seconds)
+            engine.changed()
+
+    def _spares(self, placement: Placement, view: RequestView, arrived: float | None) -> bool:
+        """Whether a prompt is not to stop the streams of an engine: it would be late anyhow, and others can do it."""
+        if placement.prefill is None or not self._fleet.engines[placement.prefill.name].finishing:
+            return False
+        now, ttft = self.now(), self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
+        if now + placement.prefill_seconds <= (now if arrived is None else arrived) + ttft:
+            return False
+        return any(one.usable and one.endpoint.role is wire.Role.PREFILL and not one.finishing for one in self._fleet)
 
     def _prefill_seconds(self, view: RequestView, engine: EngineView) -> float:
         uncached = view.uncached_on(engine)
