@@ -12,7 +12,7 @@ from paceline.planner.metrics import PlannerMetrics
 NAMESPACE, DEPLOYMENT = "default", "quickstart"
 """Those of the live run's ModelDeployment."""
 
-EXAMPLES = {"role": "prefill", "action": "flip", "outcome": "changed", "part": "read"}
+EXAMPLES = {"limit": "TTFT", "when": "seen", "role": "prefill", "action": "flip", "outcome": "changed", "part": "read"}
 
 
 @dataclass(frozen=True)

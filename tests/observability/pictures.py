@@ -52,7 +52,7 @@ def draw(axes: Axes, panel: dict[str, Any], prometheus: Prometheus, seconds: flo
                 axes.plot(*zip(*points, strict=True), linewidth=1, label=legend)
                 lines += 1
     axes.set_ylim(bottom=0)
-    if any(line.get_label() for line in axes.get_lines()) and panel["type"] != "stat":
+    if any(not str(line.get_label()).startswith("_") for line in axes.get_lines()) and panel["type"] != "stat":
         axes.legend(fontsize=5, frameon=False, loc="upper left", ncols=2)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from paceline.planner.deployment import DeploymentPlanner, Step
+from paceline.policy.scaling.decision import Explanation, Limit
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WHO: Final = ("namespace", "deployment")
@@ -29,6 +31,14 @@ class PlannerMetrics:
         self._recommended = gauge("recommended_engines", "Engines that the planner would have", "role")
         self._attainment = gauge("attainment_ratio", "Share of requests within both limits in the demand window")
         self._shed = gauge("shed_ratio", "Share of the prefill work that no allowed number of engines can do")
+        self._feasible = gauge("feasible_ratio", "Share of requests that any number of engines could serve in time")
+        self._bound = gauge("bound", "1 for what bound the last decision", "limit")
+        self._demanded = gauge(
+            "demanded_engines", "Engines that each limit demands; +Inf: no number is enough", "role", "limit"
+        )
+        self._load = gauge(
+            "prefill_load_engines", "Engines that prefill would keep busy: seen, and at the horizons", "when"
+        )
         self._decisions = counter("decisions_total", "Decisions by what came of them", "outcome")
         self._actions = counter("actions_total", "Role changes, starts and removals that were decided on", "action")
         self._seconds = Histogram(
@@ -50,12 +60,27 @@ class PlannerMetrics:
         if attained is not None:
             self._attainment.labels(*who).set(attained.both)
         self._shed.labels(*who).set(step.decision.shed)
+        self._explained(who, step.decision.explanation)
         changes = step.decision.changes_something
         self._decisions.labels(*who, "held" if step.blind else "changed" if changes else "kept").inc()
         if step.blind is None:
             self._actions.labels(*who, "flip").inc(len(step.decision.flips))
             self._actions.labels(*who, "start").inc(sum(start.count for start in step.decision.starts))
             self._actions.labels(*who, "remove").inc(len(step.decision.drains))
+
+    def _explained(self, who: tuple[str, str], why: Explanation) -> None:
+        self._feasible.labels(*who).set(why.feasible)
+        for limit in Limit:
+            self._bound.labels(*who, limit.value).set(int(limit is why.bound_by))
+        # What a limit demanded once and does not demand now must not stay.
+        self._demanded.remove_by_labels({"namespace": who[0], "deployment": who[1]})
+        for demand in why.demands:
+            engines = math.inf if demand.engines is None else demand.engines
+            self._demanded.labels(*who, demand.role.value, demand.limit.value).set(engines)
+        load = why.seen.prefill_load
+        self._load.labels(*who, "seen").set(load)
+        self._load.labels(*who, "near").set(load * why.outlook.prefill_near)
+        self._load.labels(*who, "far").set(load * why.outlook.prefill_far)
 
     def took(self, *, reading: float, deciding: float) -> None:
         """Seconds of one step."""
@@ -66,6 +91,7 @@ class PlannerMetrics:
         """The deployment is gone, or is not planned for any more."""
         who = {"namespace": namespace, "deployment": name}
         for metric in (
-            self._sees, self._desired, self._recommended, self._attainment, self._shed, self._decisions, self._actions,
+            self._sees, self._desired, self._recommended, self._attainment, self._shed, self._feasible,
+            self._bound, self._demanded, self._load, self._decisions, self._actions,
         ):  # fmt: skip
             metric.remove_by_labels(who)

@@ -95,6 +95,47 @@ def planner() -> dashboard.Dashboard:
         )
         .with_panel(
             chart(
+                "What bound",
+                "The limit behind the last decision.",
+                "short",
+                (f"max by (limit) (paceline_planner_bound{{{MINE}}}) == 1", "{{limit}}"),
+                stacked=True,
+            )
+        )
+        .with_panel(
+            chart(
+                "What each limit demands",
+                "Engines, for the far horizon; a gap is a demand that no number meets.",
+                "short",
+                (f"max by (role, limit) (paceline_planner_demanded_engines{{{MINE}}}) < Inf", "{{role}} {{limit}}"),
+            )
+        )
+        .with_panel(
+            chart(
+                "Forecast and what was seen",
+                "Prefill work, in engines that it keeps busy. Seen ten minutes later beside far is the error.",
+                "short",
+                (f"max by (when) (paceline_planner_prefill_load_engines{{{MINE}}})", "{{when}}"),
+            )
+        )
+        .with_panel(
+            chart(
+                "Accelerator hours",
+                "Of the last hour.",
+                "short",
+                (f"sum(avg_over_time(paceline:accelerators:sum{{{WHO}}}[1h]))", "hours"),
+            )
+        )
+        .with_panel(
+            chart(
+                "Within reach",
+                "Share of requests that any number of engines could serve in time; the rest is too long by itself.",
+                "percentunit",
+                (f"min(paceline_planner_feasible_ratio{{{MINE}}})", "feasible"),
+            )
+        )
+        .with_panel(
+            chart(
                 "Actions",
                 "That were decided on.",
                 "short",
