@@ -114,7 +114,7 @@ def test_text_and_tokens_surely_end_together_after_one_token_with_text(last: byt
 def test_what_a_parser_took_out_of_the_text_is_noticed(field: str) -> None:
     transcript = Transcript(show_ids=False)
     transcript.take(event(delta={field: "hm"}, token_ids=[1]))
-    assert transcript.parsed
+    assert transcript.opaque is not None
 
 
 def test_an_event_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

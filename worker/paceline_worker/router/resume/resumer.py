@@ -83,8 +83,8 @@ class Resumer:
     async def go_on(self, incoming: Incoming, transcript: Transcript, engine: Engine, response: Response) -> str | None:
         """Say the rest of a stream that ``engine`` began. Returns why that was not possible, else None."""
         transcript.lost()
-        if transcript.parsed:
-            return self._given_up("inexact", "the engine parses reasoning or tool calls out of the text")
+        if transcript.opaque is not None:
+            return self._given_up("inexact", transcript.opaque)
         if transcript.prompt_ids is None and not transcript.finished:
             return self._given_up("inexact", "the engine did not tell the tokens of its stream")
         story = Continuation(incoming.call, transcript)

@@ -1,0 +1,69 @@
+"""A real engine is killed under streams; the other one says the rest, token for token as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from paceline.api import wire
+from tests.vllm.engines import MODEL, EnginePair, RouterProcess
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+TOKENS = 300
+SAID = 25
+"""Pieces of each stream that the client has when the engine is killed."""
+PROMPTS = ("Once upon a time", "Ein Router ging über die Brücke", "日本語のテキスト。", "def main():\n    ")
+
+
+async def read(client: openai.AsyncOpenAI, url: str, prompt: str, reached: asyncio.Semaphore | None) -> dict[str, Any]:
+    """One stream to its end; ``reached`` is released when it is under way."""
+    common: dict[str, Any] = {
+        "model": MODEL, "stream": True, "max_tokens": TOKENS, "temperature": 0,
+        "stream_options": {"include_usage": True}, "extra_body": {"ignore_eos": True},
+    }  # fmt: skip
+    if url == "chat":
+        messages: Any = [{"role": "user", "content": prompt}]
+        pieces = await client.chat.completions.create(messages=messages, **common)
+    else:
+        pieces = await client.completions.create(prompt=prompt, **common)
+    text, reason, usage, count = "", None, None, 0
+    async for piece in pieces:
+        usage = piece.usage or usage
+        for choice in piece.choices:
+            text += (choice.delta.content if url == "chat" else choice.text) or ""
+            reason = choice.finish_reason or reason
+        count += 1
+        if count == SAID and reached is not None:
+            reached.release()
+    return {"text": text, "reason": reason, "prompt": usage.prompt_tokens, "answer": usage.completion_tokens}
+
+
+async def test_streams_whose_engine_is_killed_come_out_as_if_nothing_had_happened(
+    pair: EnginePair, router_process: RouterProcess
+) -> None:
+    async with httpx.AsyncClient(timeout=300) as http:
+        client = openai.AsyncOpenAI(
+            base_url=f"{router_process.url}/v1", api_key="none", max_retries=0, http_client=http
+        )
+        asked = [(url, prompt) for url in ("chat", "completion") for prompt in PROMPTS]
+        router_process.assign(pair.b.endpoint(wire.Role.DECODE))
+        whole = await asyncio.gather(*(read(client, *one, None) for one in asked))
+        router_process.assign(pair.a.endpoint(wire.Role.DECODE))
+        reached = asyncio.Semaphore(0)
+        streams = [asyncio.create_task(read(client, *one, reached)) for one in asked]
+        for _ in asked:
+            await reached.acquire()
+        router_process.assign(pair.a.endpoint(wire.Role.DECODE), pair.b.endpoint(wire.Role.DECODE))
+        os.killpg(pair.a.pid, signal.SIGKILL)
+        broken = await asyncio.gather(*streams)
+        page = (await http.get(f"{router_process.admin}/metrics")).text
+    assert all(one["answer"] == TOKENS and one["reason"] == "length" for one in whole)
+    assert broken == whole
+    assert f'paceline_router_resumes_total{{outcome="ok"}} {len(asked)}.0' in page
