@@ -137,7 +137,20 @@ class Seed:
             and len(self._deployments()) == 2
             # A child that was just lost says nothing in the status before an operator has seen that.
             and all(len(self.scene.children(kind)) == count for kind, count in CHILDREN.items())
+            and not self._strays()
         )
+
+    def _strays(self) -> list[str]:
+        """Engines that are older than the workload of their template: they go with the one that was deleted."""
+        made = {
+            one["metadata"]["labels"].get(labels.TEMPLATE): one["metadata"]["creationTimestamp"]
+            for one in self.scene.children("Deployment")
+        }
+        return [
+            pod["metadata"]["name"]
+            for pod in self.scene.pods()
+            if pod["metadata"]["creationTimestamp"] < made.get(pod["metadata"]["labels"][labels.TEMPLATE], "")
+        ]
 
     def _wanted(self) -> dict[str, int]:
         pools = self.scene.manifest["spec"]["pools"]
