@@ -1,9 +1,11 @@
 """What cache-aware placement is worth: the production placement and index against simpler routers, in virtual time.
 
-Run: ``python -m tests.bench.bench_effect [--engines 8] [--minutes 30]``. Prefill engines of one profile serve a trace's
-prompts first come, first served, each with an exact LRU of its KV blocks; decode engines are taken to have room. The
-router sees each engine's events when a prefill ends. A request that would wait longer than 60 s is refused, and counts
-as a miss. Load: prefill work of the trace with nothing cached, over that of the engines.
+Run: ``python -m tests.bench.bench_effect [--engines 8] [--minutes 30] [--trace agents]``.
+
+Prefill engines of one profile serve a trace's prompts first come, first served, each with an exact LRU of its KV
+blocks; decode engines are taken to have room. The router sees each engine's events when a prefill ends. A request that
+would wait longer than 60 s is refused, and counts as a miss. Load: prefill work of the trace with nothing cached, over
+that of the engines; of agents, whose prompts are nine tenths repetition, with all cached that came before.
 
 Routers: round-robin, least-loaded, session-hash, approximate (this router without events; and four replicas of it, each
 of which knows only what it sent itself), exact (with events, so that any number of replicas know the same), and exact
@@ -34,6 +36,7 @@ from paceline.policy.waiting import WaitingLine
 from paceline.simulator.cache import PrefixCache
 from paceline.simulator.request import SimRequest
 from paceline.simulator.workload import Workload
+from paceline.traces.agents import AgentShape, generate_agents
 from paceline.traces.record import Trace
 from paceline_worker.router.settings import AHEAD_BATCHES, BATCH_TOKENS
 from tests.bench.agreement import slice_of
@@ -269,23 +272,35 @@ def best_possible(engines: int, workload: Workload) -> float:
     return cached / prompt
 
 
-def scale_for(load: float, engines: int, trace: Trace) -> float:
-    seconds = trace.requests[-1].arrival_seconds
-    work = sum(PROFILE.prefill_seconds(request.input_tokens) for request in trace.requests)
-    return load * engines * seconds / work
+def scale_for(load: float, engines: int, trace: Trace, *, cached: bool = False) -> float:
+    """How many copies of the trace make the load. ``cached``: by what is left to compute where nothing is forgotten."""
+    workload = Workload(trace, rate_scale=1.0, seed=1)
+    known: set[int] = set()
+    work = 0.0
+    for request in workload:
+        whole = min((request.prompt - 1) // workload.block_size, len(request.blocks)) if cached else 0
+        held = next((place for place in range(whole) if request.blocks[place] not in known), whole)
+        work += PROFILE.prefill_seconds(request.prompt - held * workload.block_size, held * workload.block_size)
+        known.update(request.blocks)
+    return load * engines * workload.seconds / work
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--trace", choices=("conversation", "agents"), default="conversation")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    trace = slice_of(start_minute=0, minutes=arguments.minutes, time_scale=1, prefixes=True, seed=1)
+    agents = arguments.trace == "agents"
+    if agents:
+        trace = generate_agents(AgentShape(), seconds=60 * arguments.minutes, rng=random.Random(1))
+    else:
+        trace = slice_of(start_minute=0, minutes=arguments.minutes, time_scale=1, prefixes=True, seed=1)
     result: dict[str, object] = {}
     for load in arguments.loads:
-        workload = Workload(trace, rate_scale=scale_for(load, arguments.engines, trace), seed=1)
+        workload = Workload(trace, rate_scale=scale_for(load, arguments.engines, trace, cached=agents), seed=1)
         best = best_possible(arguments.engines, workload)
         rows = {}
         print(f"\n{arguments.engines} engines at {load:.0%}, {len(workload)} requests; best possible hits {best:.1%}")

@@ -13,7 +13,9 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable
@@ -32,6 +34,7 @@ from paceline.policy.routing.prefix_index import PrefixIndex, Spreader, Tier
 from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.prefixes.batches import read_batch
 from paceline_worker.router.prefixes.prompt import Prompt
+from tests.bench.peers import install
 
 BLOCK = 16
 FLEETS = (64, 256, 1024)
@@ -39,6 +42,10 @@ PROMPTS = (2_048, 32_768, 131_072)
 SYSTEM_TOKENS = 1_024
 OTHER_BLOCKS = 1_500
 """Blocks of other content on each engine."""
+ORACLE = "ai-dynamo-runtime==1.6.1"
+ORACLE_ENGINES = 64
+ORACLE_DOCUMENTS = 24
+ORACLE_STEPS = 600
 ROUNDS = 200
 """Decisions of each kind, spread over the different prompts."""
 PROMPT_VARIETY = 20
@@ -194,6 +201,69 @@ def take(cache: EngineCache, payload: bytes) -> None:
         pass
 
 
+def against_oracle(rng: random.Random, folder: Path) -> dict[str, object]:
+    """The index beside a public radix tree, in an environment of its own: the same stores, evictions and questions."""
+    if not install(folder, [ORACLE]):
+        return {"left out": f"{ORACLE} could not be installed"}
+    index, caches = PrefixIndex(max_entries=100_000_000), list[int]()
+
+    def join(bit: int) -> EngineCache:
+        caches.append(bit)
+        return EngineCache(index, bit, model="bench", sent_capacity=0)
+
+    for _ in range(ORACLE_ENGINES):
+        index.join(join)
+    steps: list[list[object]] = []
+    ours: list[dict[str, int]] = []
+    times: list[float] = []
+    documents = [_names(rng, PROMPTS[1] // BLOCK) for _ in range(ORACLE_DOCUMENTS)]
+    for number, names in enumerate(documents[1:], 1):
+        shared = rng.randrange(1, len(names))
+        names[:shared] = documents[rng.randrange(number)][:shared]  # every document branches off another one
+    alone = [max(_common(names, other) for other in documents if other is not names) for names in documents]
+    for _ in range(ORACLE_STEPS):
+        which, engine = rng.randrange(len(documents)), rng.randrange(ORACLE_ENGINES)
+        names, bit = documents[which], caches[engine]
+        length, holds = rng.randrange(1, len(names)), index.told_by(bit)
+        held = next((place for place, name in enumerate(names) if not holds(name)), len(names))
+        keep = max(length, alone[which])
+        if keep < held:  # engines evict from the tail, and never what something else builds on
+            index.release(Tier.GPU, bit, names[keep:held])
+            steps.append(["remove", engine, names[keep:held][::-1]])
+        elif held < length:
+            index.hold(Tier.GPU, bit, names[held:length])
+            steps.append(["store", engine, names[held - 1] if held else None, names[held:length]])
+        asked = rng.choice(documents)
+        answer: list[dict[str, int]] = []
+        times.append(timed(lambda asked=asked, answer=answer: answer.append(_depths(index, asked))))  # type: ignore[misc]
+        ours += answer
+        steps.append(["match", asked])
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(steps, file)
+        file.flush()
+        script = Path(__file__).with_name("radix_oracle.py")
+        done = subprocess.run([folder / "bin" / "python", script, file.name], stdout=subprocess.PIPE, check=True)
+    theirs = json.loads(done.stdout)
+    return {
+        "questions": len(ours),
+        "answers that differ": sum(one != other for one, other in zip(ours, theirs["found"], strict=True)),
+        "lookup µs, ours": quantiles(times),
+        f"lookup µs, {ORACLE}": quantiles(theirs["times"]),
+    }
+
+
+def _names(rng: random.Random, count: int) -> list[int]:
+    return [rng.getrandbits(60) for _ in range(count)]
+
+
+def _depths(index: PrefixIndex, names: list[int]) -> dict[str, int]:
+    return {engine: held.tokens for engine, held in spread(index.match(names), WEIGHTS, 1).items()}
+
+
+def _common(names: list[int], other: list[int]) -> int:
+    return next((place for place, (one, two) in enumerate(zip(names, other, strict=True)) if one != two), len(names))
+
+
 def bytes_a_block(rng: random.Random, *, engines: int = 64, blocks: int = 8_000, shared: int = 0) -> float:
     """Resident bytes for each entry; ``shared`` of the engines hold the same content."""
     index = PrefixIndex(max_entries=100_000_000)
@@ -221,10 +291,14 @@ def resident() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--venv", type=Path, default=Path("out/bench-venv"), help="where the oracle is installed")
     arguments = parser.parse_args()
     rng = random.Random(5)
+    print("beside a public radix tree", flush=True)
+    oracle = against_oracle(random.Random(7), arguments.venv)
+    print(json.dumps(oracle, indent=1), flush=True)
     print("event intake", flush=True)
-    result: dict[str, object] = {"bytes a block": round(bytes_a_block(rng), 1)}
+    result: dict[str, object] = {"oracle": oracle, "bytes a block": round(bytes_a_block(rng), 1)}
     result["bytes a block, held by 32 of 64 engines"] = round(bytes_a_block(rng, shared=32), 1)
     result["intake"] = intake(rng)
     print(json.dumps(result, indent=1), flush=True)
