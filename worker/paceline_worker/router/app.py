@@ -71,6 +71,7 @@ class Router:
         """Uncached tokens of the last minutes' requests, in the buckets of the histogram."""
         self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
+        self.metrics.show("decision_seconds", "Time to choose engines for a request.", self.gate.decision_seconds)
         matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
         flow = Flow(
             self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock,

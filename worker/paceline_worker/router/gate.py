@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Final, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from paceline.policy.routing.pools import Split
 from paceline.policy.waiting import Ticket, WaitingLine
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import VIEW_SECONDS, Engine, Fleet, Lease
+from paceline_worker.router.metrics import DECISION_BUCKETS, Distribution
 
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
@@ -115,6 +117,8 @@ class Gate:
         """Wakes when a prefill engine will have room, before it says so."""
         self._released = 0
         self._released_per_second = 0.0
+        self.decision_seconds = Distribution(DECISION_BUCKETS)
+        """Of every choice of engines, those that found none among them."""
 
     @property
     def waiting(self) -> int:
@@ -285,8 +289,10 @@ class Gate:
         self, asking: Asking, line: WaitingLine[_Waiter] | None = None, arrived: float | None = None
     ) -> tuple[Place | None, WaitingLine[_Waiter]]:
         """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``."""
+        began = perf_counter()
         view, views = asking.view(), self._views()
         placement = choose(view, views, self._placement, self._model, self._random())
+        self.decision_seconds.observe(perf_counter() - began)
         if placement is None:
             return None, self._decode_line
         remote = placement.prefill is not None

@@ -20,6 +20,8 @@ SECONDS_BUCKETS: Final = tuple(round(0.001 * 2 ** (step / 2), 5) for step in ran
 """1 ms to 524 s, two buckets for each doubling."""
 ITL_BUCKETS: Final = tuple(round(0.0005 * 2 ** (step / 2), 6) for step in range(29))
 """0.5 ms to 8 s."""
+DECISION_BUCKETS: Final = tuple(round(0.00001 * 2**step, 5) for step in range(15))
+"""10 µs to 0.16 s."""
 TOKEN_BUCKETS: Final = tuple(float(round(16 * 2 ** (step / 2))) for step in range(33))
 """16 to a million tokens: fine enough to replay arrivals from."""
 
@@ -98,8 +100,13 @@ class Metrics(Collector):
         self.resume_gap = Distribution(SECONDS_BUCKETS)
         self.uncached_tokens = Distribution(TOKEN_BUCKETS)
         self.cached_tokens = Distribution(TOKEN_BUCKETS)
+        self._shown: list[tuple[str, str, Distribution]] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
+
+    def show(self, name: str, text: str, seen: Distribution) -> None:
+        """Have a distribution of somebody else's on the page too."""
+        self._shown.append((name, text, seen))
 
     def render(self) -> bytes:
         """The page in Prometheus's text format."""
@@ -123,6 +130,7 @@ class Metrics(Collector):
             ("inter_token_latency_seconds", "Mean time between the events of a stream.", self.itl),
             ("request_seconds", "Arrival to the end of the answer.", self.request_seconds),
             ("resume_gap_seconds", "Break of a stream to the first word of another engine.", self.resume_gap),
+            *self._shown,
         ):
             family = HistogramMetricFamily(PREFIX + name, text)
             distribution.add_to(family)

@@ -96,6 +96,14 @@ def router() -> dashboard.Dashboard:
         )
         .with_panel(
             chart(
+                "Decision",
+                "Time to choose engines for a request.",
+                "s",
+                *quantiles(f"paceline_router_decision_seconds{{{WHO}}}", 0.5, 0.99),
+            )
+        )
+        .with_panel(
+            chart(
                 "Streams that broke",
                 "By whether another engine went on with them.",
                 "reqps",
