@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import sys
@@ -104,8 +105,14 @@ async def run_flips(
 ) -> Outcome:
     """Answer every prompt once in peace, then over and over while engines change roles."""
 
+    salts = itertools.count()
+
     async def ask(prompt: list[int]) -> str:
-        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+        # Salted, so that no cache keeps a request from an engine that has just changed.
+        body = {
+            "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
+            "cache_salt": f"flip-{next(salts)}",
+        }  # fmt: skip
         async with session.post(f"{cluster.url}/v1/completions", json=body) as answer:
             document: dict[str, Any] = await answer.json(content_type=None)
         if answer.status != 200:
@@ -186,7 +193,7 @@ async def _main(engines: int, flips: int, speed: float) -> int:
     with tempfile.TemporaryDirectory(prefix="paceline-flips-") as folder:
         async with local_cluster(md, options, Path(folder)) as (cluster, session):
             outcome = await run_flips(
-                cluster, session, token_prompts(24, longest=6000), model="qwen3-32b", flips=flips, clients=engines,
+                cluster, session, token_prompts(24, longest=6000), model="qwen3-32b", flips=flips, clients=2 * engines,
                 max_tokens=60,
             )  # fmt: skip
     sys.stdout.write(f"{engines} emulated engines at {speed:g} times real time\n{outcome}\n")
