@@ -117,9 +117,7 @@ class Routes:
         call = parse(kind, request.body, self._rules)
         own = (REQUEST_ID, b"content-type", *((TRACE_PARENT,) if trace.replaces_parent else ()))
         headers = [
-            pair
-            for pair in end_to_end(request.headers)
-            if pair[0] not in own and not pair[0].startswith(HINT_PREFIX)
+            pair for pair in end_to_end(request.headers) if pair[0] not in own and not pair[0].startswith(HINT_PREFIX)
         ]
         target = f"{request.path}?{request.query}" if request.query else request.path
         return Incoming(
