@@ -139,6 +139,8 @@ class Cluster:
         self.events: list[tuple[float, int, Engine | None, SimRequest | None]] = []
         """Prefills that end; without an engine: it is time to look at the queue."""
         self.alarms = 0
+        self.alarm_at = float("-inf")
+        """When the queue is looked at next, if nothing happens before."""
         self.served = 0
         self.outcome = Outcome()
 
@@ -162,13 +164,18 @@ class Cluster:
         while self.line:
             wait = min(one.backlog.left(now) for one in self.engines) - AHEAD_SECONDS
             if wait > 0:
-                self.alarms += 1
-                heapq.heappush(self.events, (now + max(LOOK_SECONDS, wait), -self.alarms, None, None))
+                self.look_at(now, now + max(LOOK_SECONDS, wait))
                 return
             request = self.line.pop(now)
             if request is None:
                 return
             self.give(self.pick(request, now), request, now)
+
+    def look_at(self, now: float, at: float) -> None:
+        if not now < self.alarm_at <= at:
+            self.alarm_at = at
+            self.alarms += 1
+            heapq.heappush(self.events, (at, -self.alarms, None, None))
 
     def pick(self, request: SimRequest, now: float) -> Engine:
         engines, router = self.engines, self.router
