@@ -210,8 +210,8 @@ class PolicyState(Value, frozen=True, kw_only=True):
     outputs: Annotated[tuple[OutputBucket, ...], Meta(max_length=256)] = ()
     correction: Annotated[float, Meta(gt=0)] = 1.0
     """Factor on the prefill load that makes the replay agree with what was attained."""
-    overdrawn: NotNegative = 0.0
-    """By how much more was missed than the objective allows, in seconds of the misses that it does allow."""
+    overdrawn: float = 0.0
+    """By how much more was missed than is planned for, in seconds of the misses that are; negative for less."""
     seen_until: float | None = None
     """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None
