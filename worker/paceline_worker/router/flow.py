@@ -144,6 +144,7 @@ class Flow:
             except _Broken as broken:
                 place.release()  # before it asks for another
                 await self._go_on(incoming, broken, response)
+                self._judge(incoming, broken.transcript)
                 return
             else:
                 return
@@ -175,6 +176,15 @@ class Flow:
             response.write(b"\n\n" + error.event())
             response.end()
             raise BrokenStream(str(error)) from None
+
+    def _judge(self, incoming: Incoming, transcript: Transcript | None) -> None:
+        """A stream that went on elsewhere has ended well. The pause in it counts like any time between tokens."""
+        if transcript is None or transcript.begun_at is None:
+            return
+        gaps = transcript.tokens - 1
+        itl = (self._clock.monotonic() - transcript.begun_at) / gaps if gaps > 0 else None
+        waited = transcript.begun_at - incoming.arrived
+        self._slo.streamed(incoming.request_class, ttft_seconds=waited, itl_seconds=itl)
 
     async def _attempt(self, incoming: Incoming, prepared: Prepared, place: Place, response: Response) -> None:
         engine, transcript = place.decode, None
@@ -212,7 +222,10 @@ class Flow:
 
             def begun() -> None:
                 nonlocal in_time
-                in_time = self._outcomes.begun(self._clock.monotonic() - incoming.arrived, prepared.base.ttft_seconds)
+                now = self._clock.monotonic()
+                in_time = self._outcomes.begun(now - incoming.arrived, prepared.base.ttft_seconds)
+                if transcript is not None:
+                    transcript.begun_at = now
                 place.prompt_done()
                 self._matcher.answering(prepared, engine, place.prefill)
 

@@ -62,8 +62,8 @@ class Transcript:
     """Of one stream with one choice. ``show_ids``: the client asked for token ids itself."""
 
     __slots__ = (
-        "_after", "_before", "_between", "_ids", "_rest", "_show_ids", "_text", "done", "fault", "finished", "first",
-        "opaque", "prompt_ids", "settled",
+        "_after", "_before", "_between", "_ids", "_rest", "_show_ids", "_text", "begun_at", "done", "fault", "finished",
+        "first", "opaque", "prompt_ids", "settled",
     )  # fmt: skip
 
     def __init__(self, *, show_ids: bool) -> None:
@@ -77,6 +77,8 @@ class Transcript:
         """An event that has begun."""
         self.first = b""
         """The first event, without the ids of its prompt: later ones repeat its head."""
+        self.begun_at: float | None = None
+        """When the client got its first byte, by the clock."""
         self.prompt_ids: bytes | None = None
         """Ids of the prompt, comma-separated; None while they are not known."""
         self.fault: str | None = None
