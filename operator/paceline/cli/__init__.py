@@ -19,6 +19,7 @@ from paceline.cli.check import check
 from paceline.cli.explain import explain
 from paceline.cli.operator import operator
 from paceline.cli.plan import plan
+from paceline.cli.planner import planner
 from paceline.cli.record import record
 from paceline.cli.simulate import simulate
 from paceline.cli.up import up
@@ -42,6 +43,7 @@ command_line.add_command(check)
 command_line.add_command(explain)
 command_line.add_command(operator)
 command_line.add_command(plan)
+command_line.add_command(planner)
 command_line.add_command(record)
 command_line.add_command(simulate)
 command_line.add_command(up)

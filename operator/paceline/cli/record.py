@@ -57,14 +57,8 @@ def record(recording: Path | None, routers: tuple[str, ...], minutes: float, eve
 def _listen(routers: tuple[str, ...], seconds: float, every: float) -> list[Line]:
     import asyncio
 
+    from paceline.cli.planner import router_addresses
     from paceline.clock import WallClock
     from paceline.planner.listen import listen
-    from paceline.planner.source import Router
 
-    found = []
-    for address in routers:
-        host, separator, port = address.rpartition(":")
-        if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ConfigError(f"--router: {address!r} is no address; 10.0.0.7:8080 would be.")
-        found.append(Router(address, host.strip("[]"), int(port)))
-    return asyncio.run(listen(found, seconds=seconds, every=every, clock=WallClock()))
+    return asyncio.run(listen(router_addresses(routers), seconds=seconds, every=every, clock=WallClock()))
