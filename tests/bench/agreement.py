@@ -108,7 +108,7 @@ def measured(case: Case, folder: Path) -> Measured:
         kv_events=any(request.blocks for request in case.trace.requests),
     ) as stack:
         results = asyncio.run(_replay(case, stack))
-        lag = sum(_lag(url) for url in stack.engine_urls)
+        lag = sum(engine_counter(url, LAG) for url in stack.engine_urls)
     failed = [result.error for result in results if result.error is not None]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(results)} requests failed, the first: {failed[0]}")
@@ -135,10 +135,11 @@ def _seconds(times: Sequence[float | None], speed: float) -> FloatArray:
     return np.array([np.nan if time is None else time * speed for time in times])
 
 
-def _lag(url: str) -> float:
+def engine_counter(url: str, name: str) -> float:
+    """A counter of an engine, over all its labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(LAG))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 def ratios(simulation: Side, http: Side) -> dict[str, float]:

@@ -112,10 +112,12 @@ def running_stack(
     speed: float,
     local_prefill_tokens: int = 0,
     kv_events: bool = False,
+    tokenizer: str | None = None,
+    cache_percent: int = 100,
 ) -> Iterator[Stack]:
     """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit.
 
-    ``kv_events``: whether engines tell the router what they hold.
+    ``kv_events``: whether engines tell the router what they hold; ``tokenizer`` and ``cache_percent``: its settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = [wire.Role.PREFILL] * prefill + [wire.Role.DECODE] * decode
@@ -155,7 +157,7 @@ def running_stack(
             admission=wire.Admission(max_queue_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
             queue=wire.Queue(max_late_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
             disaggregated=bool(prefill and decode), engine_profile=profile, local_prefill_tokens=local_prefill_tokens,
-            engine_speed=speed,
+            engine_speed=speed, tokenizer=tokenizer, placement=wire.PlacementWeights(cache_percent=cache_percent),
         )  # fmt: skip
         router = processes.enter_context(_process(
             ["paceline_worker.router", "--host", "127.0.0.1", "--port", str(router_port),
