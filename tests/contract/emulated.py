@@ -48,7 +48,7 @@ def emulator(log: Path, *flags: str, model: str = "emulated") -> Iterator[Engine
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_healthy(url, process, log)
-        yield Engine(url, kv_events=endpoint(events), kv_replay=endpoint(replay))
+        yield Engine(url, kv_events=endpoint(events), kv_replay=endpoint(replay), pid=process.pid)
     finally:
         process.terminate()
         process.wait(timeout=10)

@@ -36,6 +36,8 @@ class Engine:
     url: str
     kv_events: str
     kv_replay: str
+    pid: int = 0
+    """Of its process, where a test may signal it."""
 
 
 @dataclass(frozen=True, slots=True)

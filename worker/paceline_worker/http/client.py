@@ -92,6 +92,23 @@ class Pool:
         for connection in self._idle.pop(address, ()):
             connection.abort()
 
+    def silence(self, address: Address) -> float | None:
+        """Seconds since an upstream sent anything of the answers that it has begun; None when it has begun none.
+
+        Answers that nobody takes in just now don't count.
+        """
+        now = self.loop.time()
+        waits = [c.silence(now) for c in self._open if c.address == address and c.begun]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def cut_silent(self, address: Address, seconds: float, why: str) -> int:
+        """End the exchanges with an upstream that have waited for longer than ``seconds``. Returns how many."""
+        now = self.loop.time()
+        silent = [c for c in self._open if c.address == address and (c.silence(now) or 0.0) > seconds]
+        for connection in silent:
+            connection.fail(UpstreamTimeout(f"{address[0]}:{address[1]}: {why}"))
+        return len(silent)
+
     async def close(self) -> None:
         """Close everything; exchanges that still run fail."""
         self._closing = True

@@ -25,7 +25,7 @@ UNREAD_BYTES: Final = 256 * 1024
 class Exchange:
     """One request on its way and its answer."""
 
-    __slots__ = ("_connection", "_failure", "_sink", "_waiter", "complete", "headers", "pieces", "status")
+    __slots__ = ("_connection", "_failure", "_sink", "_waiter", "begun", "complete", "headers", "pieces", "status")
 
     def __init__(self, connection: UpstreamConnection) -> None:
         self._connection = connection
@@ -36,6 +36,8 @@ class Exchange:
         self._failure: UpstreamError | None = None
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.begun = False
+        """Whether a byte of the body has arrived."""
         self.complete = False
         """Whether the whole answer has arrived."""
 
@@ -138,6 +140,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.address = address
         self.deadline = inf
         """Loop time at which :meth:`expire` is to be called."""
+        self.heard = 0.0
+        """Loop time of the last byte, or of the request that waits for the first."""
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
@@ -162,7 +166,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._any_byte = False
         self._head_bytes = 0
         self._used += 1
-        self.deadline = self.pool.loop.time() + self.pool.limits.first_byte_seconds
+        self.heard = self.pool.loop.time()
+        self.deadline = self.heard + self.pool.limits.first_byte_seconds
         if self._transport is None:
             self.fail(self._closed())
         else:
@@ -206,6 +211,16 @@ class UpstreamConnection(asyncio.Protocol):
             waited = f"nothing more of the answer within {self.pool.limits.idle_seconds:g} s"
         self.fail(UpstreamTimeout(f"{host}:{port}: {waited}"))
 
+    def silence(self, now: float) -> float | None:
+        """Seconds for which an exchange has waited for the upstream; None when none does."""
+        exchange = self._exchange
+        return None if exchange is None or exchange.complete or self._paused else now - self.heard
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer is on its way."""
+        return self._exchange is not None and self._exchange.begun
+
     def pause(self) -> None:
         """Stop reading."""
         if not self._paused and self.usable and self._transport is not None:
@@ -218,7 +233,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             if self.usable and self._transport is not None:
-                self.deadline = self.pool.loop.time() + self.pool.limits.idle_seconds
+                self.heard = self.pool.loop.time()
+                self.deadline = self.heard + self.pool.limits.idle_seconds
                 self._transport.resume_reading()
 
     # --- asyncio.Protocol
@@ -262,7 +278,8 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > self.pool.limits.max_header_bytes:
                 self.fail(UpstreamGarbage(f"the head of the answer is over {self.pool.limits.max_header_bytes} bytes"))
         elif not self._paused:
-            self.deadline = self.pool.loop.time() + self.pool.limits.idle_seconds
+            self.heard = self.pool.loop.time()
+            self.deadline = self.heard + self.pool.limits.idle_seconds
         if exchange.pieces:
             exchange.deliver()
         if exchange.complete:
@@ -298,6 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
         """A piece of the body."""
         exchange = self._exchange
         if exchange is not None and not exchange.complete:
+            exchange.begun = True
             exchange.pieces.append(data)
 
     def on_message_complete(self) -> None:

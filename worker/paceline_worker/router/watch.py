@@ -14,6 +14,12 @@ from paceline_worker.router.load import read_load
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_SECONDS: Final = 2.0
+STALL_SECONDS: Final = 10.0
+"""An engine that has begun streams and sends nothing of any of them for so long is stuck. Steps take milliseconds; one
+with a batch of long prompts takes a second.
+"""
+SILENT_SECONDS: Final = 2.0
+"""Exchanges with an engine that does not answer checks are given up when they have waited for so long."""
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 """Of a metrics page; vLLM's are about 100 kB."""
 
@@ -21,8 +27,9 @@ MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 class Watch:
     """Watches every engine of the fleet. Call :meth:`sync` whenever the fleet has changed."""
 
-    def __init__(self, fleet: Fleet, pool: Pool) -> None:
+    def __init__(self, fleet: Fleet, pool: Pool, *, stall_seconds: float = STALL_SECONDS) -> None:
         self._fleet = fleet
+        self._stall_seconds = stall_seconds
         self._pool = pool
         self._tasks: dict[Engine, asyncio.Task[None]] = {}
 
@@ -66,6 +73,10 @@ class Watch:
         if not healthy:
             self._found_bad(engine, f"/health answers {status}", refused=False)
             return
+        silence = self._pool.silence(engine.address)
+        if silence is not None and silence > self._stall_seconds:
+            self._found_hung(engine, silence)
+            return
         if engine.health.check_succeeded():
             log.info("engine %s answers again", engine.name)
             self._fleet.health_changed(engine)
@@ -87,6 +98,15 @@ class Watch:
         if engine.health.check_failed(refused=refused):
             log.warning("engine %s gets no more work: %s", engine.name, what)
             self._fleet.health_changed(engine)
+        if not engine.health.usable:
+            self._pool.cut_silent(engine.address, SILENT_SECONDS, what)
+
+    def _found_hung(self, engine: Engine, silence: float) -> None:
+        what = f"it answers checks, and none of its streams has moved for {silence:.0f} s"
+        if engine.health.hung():
+            log.warning("engine %s gets no more work: %s", engine.name, what)
+            self._fleet.health_changed(engine)
+        self._pool.cut_silent(engine.address, 0.0, what)
 
     async def _get(self, engine: Engine, path: bytes) -> tuple[int, bytes]:
         payload = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, engine.host_header)

@@ -4,7 +4,10 @@ what they say next is a function of all tokens so far, so a token twice, missing
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -211,6 +214,45 @@ async def test_a_stream_that_lacks_only_its_closing_event_is_closed(tmp_path: Pa
         reply = await router.complete(stream=True)
         assert len(one.seen) == 1
     assert reply.content == event("a") + last + DONE
+
+
+async def test_a_stream_whose_engine_stands_still_goes_on_elsewhere(tmp_path: Path) -> None:
+    async with routed(tmp_path) as (router, engines):
+        router.router._watch._stall_seconds = 0.5
+        await only(router, 1)
+        whole = await stream(router, "/v1/completions", max_tokens=2000)
+        await free(router)
+        await only(router, 0)
+        broken = asyncio.create_task(stream(router, "/v1/completions", max_tokens=2000))
+        first = router.router.fleet.engines["pod-0"]
+        await until(lambda: (router.router.pool.silence(first.address) or 1) < 0.2)
+        await set_fault(engines[0], freeze=True)  # its checks are still answered
+        assert text_of(await broken) == text_of(whole)
+        assert first.health.ejections >= 1
+        assert await router.metric("resumes_total", outcome="ok") >= 1
+
+
+async def test_a_request_at_an_engine_that_was_stopped_goes_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paceline_worker.router.watch.CHECK_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("paceline_worker.router.watch.SILENT_SECONDS", 0.5)
+    async with routed(tmp_path) as (router, engines):
+        await only(router, 1)
+        whole = await stream(router, "/v1/completions", max_tokens=2000)
+        await free(router)
+        await only(router, 0)
+        streamed = asyncio.create_task(stream(router, "/v1/completions", max_tokens=2000))
+        first = router.router.fleet.engines["pod-0"]
+        await until(lambda: (router.router.pool.silence(first.address) or 1) < 0.2)
+        os.kill(engines[0].pid, signal.SIGSTOP)
+        try:
+            await only(router, 0)
+            answered = await asyncio.wait_for(router.complete(PROMPT, max_tokens=10), 60)
+            assert answered.status_code == 200
+            assert text_of(await streamed) == text_of(whole)
+        finally:
+            os.kill(engines[0].pid, signal.SIGCONT)
 
 
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
