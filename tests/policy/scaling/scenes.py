@@ -116,6 +116,8 @@ class ToyCluster:
     state: PolicyState = field(default_factory=PolicyState)
     seen: list[Observation] = field(default_factory=list)
     decided: list[Decision] = field(default_factory=list)
+    states: list[PolicyState] = field(default_factory=list)
+    """After each decision."""
     most_gpus: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(5))
     _arrivals: list[ArrivalInterval] = field(default_factory=list)
@@ -155,6 +157,7 @@ class ToyCluster:
         decision, self.state = plan(seen, self.state, self.settings, self.models)
         self.seen.append(seen)
         self.decided.append(decision)
+        self.states.append(self.state)
         self._carry_out(decision)
         return decision
 
