@@ -55,9 +55,7 @@ def planner_page_of_a_busy_day(metrics: PlannerMetrics) -> None:
     for family in metrics.registry.collect():
         collector = metrics.registry._names_to_collectors[family.name]
         names = [name for name in collector._labelnames if name not in who]
-        own = {
-            name: {"role": "prefill", "action": "flip", "outcome": "changed", "part": "read"}[name] for name in names
-        }
+        own = {name: EXAMPLES[name] for name in names}
         labels = {name: (who | own)[name] for name in collector._labelnames}
         child = collector.labels(**labels) if labels else collector
         getattr(child, {"gauge": "set", "counter": "inc", "histogram": "observe"}[family.type])(1)
