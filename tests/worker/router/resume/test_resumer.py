@@ -218,15 +218,16 @@ async def test_a_stream_that_lacks_only_its_closing_event_is_closed(tmp_path: Pa
 
 async def test_a_stream_whose_engine_stands_still_goes_on_elsewhere(tmp_path: Path) -> None:
     async with routed(tmp_path) as (router, engines):
-        router.router._watch._stall_seconds = 0.5
         await only(router, 1)
         whole = await stream(router, "/v1/completions", max_tokens=2000)
         await free(router)
+        await set_fault(engines[0], slow=200)  # it is not done before it stands still
         await only(router, 0)
         broken = asyncio.create_task(stream(router, "/v1/completions", max_tokens=2000))
         first = router.router.fleet.engines["pod-0"]
-        await until(lambda: (router.router.pool.silence(first.address) or 1) < 0.2)
+        await until(lambda: router.router.pool.silence(first.address) is not None, seconds=60)
         await set_fault(engines[0], freeze=True)  # its checks are still answered
+        router.router._watch._stall_seconds = 0.5
         assert text_of(await broken) == text_of(whole)
         assert first.health.ejections >= 1
         assert await router.metric("resumes_total", outcome="ok") >= 1
@@ -241,10 +242,11 @@ async def test_a_request_at_an_engine_that_was_stopped_goes_on_elsewhere(
         await only(router, 1)
         whole = await stream(router, "/v1/completions", max_tokens=2000)
         await free(router)
+        await set_fault(engines[0], slow=200)
         await only(router, 0)
         streamed = asyncio.create_task(stream(router, "/v1/completions", max_tokens=2000))
         first = router.router.fleet.engines["pod-0"]
-        await until(lambda: (router.router.pool.silence(first.address) or 1) < 0.2)
+        await until(lambda: router.router.pool.silence(first.address) is not None, seconds=60)
         os.kill(engines[0].pid, signal.SIGSTOP)
         try:
             await only(router, 0)
