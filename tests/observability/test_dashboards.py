@@ -17,6 +17,8 @@ from tests.observability.live import Prometheus
 from tests.observability.pages import DEPLOYMENT, NAMESPACE
 from tests.programs import ROOT
 
+pytestmark = pytest.mark.timeout(400)  # what the tests need may have to be fetched first
+
 VALUES = {
     "namespace": NAMESPACE, "deployment": DEPLOYMENT, "datasource": "prometheus", "price": "4",
     "__rate_interval": "20s",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import pytest
 from aiohttp import web
 
 from tests.observability.browser import Tab, browser
 from tests.observability.live import Prometheus
 from tests.worker.router.live.scene import Scene, engine
+
+pytestmark = pytest.mark.timeout(400)  # what the tests need may have to be fetched first
 
 ROLES = (
     "JSON.stringify([...document.querySelectorAll('#engines li')].map(tile => [tile.dataset.engine, tile.className]))"

@@ -14,6 +14,8 @@ from tests.observability.live import Prometheus
 from tests.observability.pages import Family, families, operator_page_of_a_busy_day, planner_page_of_a_busy_day
 from tests.observability.promtool import check_metrics
 
+pytestmark = pytest.mark.timeout(400)  # what the tests need may have to be fetched first
+
 CATALOGUE = load_catalogue()
 PREFIXES = {
     "router": "paceline_router_", "engine": "paceline_engine_", "operator": "paceline_operator_",

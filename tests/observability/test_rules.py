@@ -10,6 +10,8 @@ from paceline.observability.rules import BURNS, rule_groups
 from tests.observability.promtool import check_rules, run_rule_tests, unit
 from tests.programs import ROOT
 
+pytestmark = pytest.mark.timeout(400)  # what the tests need may have to be fetched first
+
 WHO = 'namespace="team",paceline_dev_deployment="chat"'
 BY_CLASS = f'{WHO},class="default",pod="router-0"'
 BURNING = 'ALERTS{alertname=~"PacelineSloBurn.*",alertstate="firing"}'
