@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.api.v1alpha1 import ModelDeploymentStatus
+from paceline.api.v1alpha1.scaling import ScaleToZero, ScaleToZeroPolicy, Scaling
 from paceline.api.v1alpha1.status import Roles, RoleStatus
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.actions import BeginDrain, SetReplicas, SetRole
@@ -130,6 +131,15 @@ def test_a_new_operator_holds_what_is_there_without_a_word_of_the_status(prefill
 
 def test_a_new_operator_begins_with_the_minima_where_nothing_is() -> None:
     assert standing(World(small(prefill=2, decode=3))) == {P: 2, D: 3}
+
+
+def test_a_deployment_that_sleeps_goes_on_sleeping_when_another_operator_takes_over() -> None:
+    world = settled(1, 1)
+    run(world, Orders({P: 0, D: 0}, keeps_roles=True))
+    assert standing(world) == {P: 1, D: 1}, "it may not sleep"
+    scaling = Scaling(scale_to_zero=ScaleToZero(policy=ScaleToZeroPolicy.WHEN_IDLE))
+    world.md = world.md.model_copy(update={"spec": world.md.spec.model_copy(update={"scaling": scaling})})
+    assert standing(world) == {P: 0, D: 0}
 
 
 def test_bounds_of_the_spec_go_before_what_is_there() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, ModelDeploymentStatus
+from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.resources import HardwarePool
@@ -55,7 +56,7 @@ def standing_counts(situation: Situation, *, totals: Mapping[str, int] | None = 
     As many as the workloads are asked to have, without those that are on their way out for good, or ``totals`` by pool;
     in the roles that their labels say, those without one in roles that the status says are missing. While engines are
     replaced the workloads hold more for a time, and the status knows how many there should be. Nothing there yet: the
-    minima.
+    minima. A deployment that sleeps goes on sleeping.
     """
     result: dict[Role, int] = {}
     desired = _desired(situation.status)
@@ -74,8 +75,16 @@ def standing_counts(situation: Situation, *, totals: Mapping[str, int] | None = 
             total = min(max(sum(desired.get(role, 0) for role in limits), most - leaving, 0), most)
             total = total if totals is None else totals.get(pool.name, total)
             counts = _by_role(heads, limits, desired, total)
+        if own and not any(counts.values()) and _may_sleep(situation.md):
+            result |= counts
+            continue
         result |= {role: min(max(counts[role], least), most) for role, (least, most) in limits.items()}
     return result
+
+
+def _may_sleep(md: ModelDeployment) -> bool:
+    scaling = md.spec.scaling
+    return scaling.mode is ScalingMode.AUTO and scaling.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE
 
 
 def kept_roles(fleet: Sequence[EngineRole], wanted: Mapping[Role, int], changes: Mapping[str, Role]) -> dict[str, Role]:
