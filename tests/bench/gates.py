@@ -86,23 +86,23 @@ class Result:
 
 
 def gates_of(load: Load, part: str, runs: Mapping[str, Kept]) -> list[Gate]:
-    """What must hold on a load, as far as the runs for it are there."""
+    """What must hold on a load, as far as the runs for it are there; that of ``planner`` must be."""
     name = load.name
     planner = runs["planner"].report
     gates = [
         Gate(load=name, what="attained of feasible", value=planner.feasible_attainment, bound=0.95, at_least=True),
         Gate(load=name, what="lost", value=planner.lost, bound=0),
     ]
-    if part == "steady":
+    if part == "steady" and "static-best" in runs:
         hours = planner.gpu_hours / runs["static-best"].report.gpu_hours
         gates.append(Gate(load=name, what="GPU-hours to static-best", value=hours, bound=STATIC_HOURS))
-    if part == "varying":
+    if part == "varying" and "static-best" in runs:
         static = runs["static-best"].report.goodput_per_gpu_hour
         gain = planner.goodput_per_gpu_hour / static
         gates.append(
             Gate(load=name, what="goodput/GPU-hour to static-best", value=gain, bound=STATIC_GOODPUT, at_least=True)
         )
-    if part in ("varying", "bursts"):
+    if part in ("varying", "bursts") and "oracle" in runs:
         bound = ORACLE_HOURS if part == "varying" else BURST_ORACLE_HOURS
         hours = planner.gpu_hours / runs["oracle"].report.gpu_hours
         gates.append(Gate(load=name, what="GPU-hours to oracle", value=hours, bound=bound))
@@ -135,27 +135,24 @@ def main() -> int:
     parser.add_argument("--load", help="only the loads whose name begins so")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
-    parser.add_argument("--kept", action="store_true", help="simulate nothing: loads whose runs are kept")
+    parser.add_argument("--kept", action="store_true", help="simulate nothing: what is kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     baselines = BASELINE_PART in parts
     chosen = [part for part in PARTS if part in parts] or list(PARTS)
     loads = [(part, load) for part in chosen for load in PARTS[part] if load.name.startswith(arguments.load or "")]
+    wanted = {load.name: needed(part, baselines=baselines) for part, load in loads}
     if arguments.kept:
-        loads = [
-            (part, load)
-            for part, load in loads
-            if all(kept_run(load, policy) is not None for policy in needed(part, baselines=baselines))
-        ]
+        wanted = {
+            load.name: [policy for policy in wanted[load.name] if kept_run(load, policy) is not None]
+            for _, load in loads
+        }
+        loads = [(part, load) for part, load in loads if "planner" in wanted[load.name]]
     began = time.monotonic()
     runs: dict[str, dict[str, Kept]] = {}
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        jobs = [
-            pool.submit(_job, part, load.name, policy)
-            for part, load in loads
-            for policy in needed(part, baselines=baselines)
-        ]
+        jobs = [pool.submit(_job, part, load.name, policy) for part, load in loads for policy in wanted[load.name]]
         for job in jobs:
             name, policy, kept = job.result()
             runs.setdefault(name, {})[policy] = kept
@@ -168,8 +165,12 @@ def main() -> int:
         document = [{"load": one.load.name, "runs": one.runs, "gates": one.gates} for one in results]
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     if arguments.write:
-        measured = {load.name for _, load in loads}
-        missing = [load.name for part in PARTS.values() for load in part if load.name not in measured]
+        missing = [
+            f"{load.name} ({', '.join(left)})"
+            for part, these in PARTS.items()
+            for load in these
+            if (left := [one for one in needed(part, baselines=baselines) if one not in runs.get(load.name, {})])
+        ]
         PAGE.write_text(page(results, missing, baselines=baselines))
     return 1 if failed else 0
 

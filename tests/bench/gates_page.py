@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -14,6 +14,15 @@ COLUMNS: Final = (
     "policy", "GPU-hours", "to static", "to oracle", "of feasible", "attained", "good/GPU-hour", "to static",
     "TTFT p50/p90/p99 s", "ITL p50/p90/p99 ms", "flips", "starts", "drains", "refused", "lost", "max GPUs",
 )  # fmt: skip
+SHORTFALLS: Final[Mapping[str, str]] = {
+    "ramp": "The planner reaches the full rate with more engines than the best static fleet has and keeps them: a rise "
+    "that is faster than pods start lengthens the window within which the largest need counts, also where the load "
+    "does not come back from it.",
+    "bursts": "The planner sizes for the five minutes around a burst and holds that until the next one. A fixed fleet "
+    "that misses a part of each burst still meets the objective over the hour, and no schedule that was tried is "
+    "cheaper than that fleet: a burst is over before pods have started.",
+}
+"""Why a gate fails, as far as it is understood. Printed while one does."""
 
 
 def table(result: Result) -> str:
@@ -21,6 +30,9 @@ def table(result: Result) -> str:
     lines = [f"\n### {result.load.name}: {result.load.about}\n", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
     lines += [_row(_cells(policy, kept, result)) for policy, kept in result.runs.items()]
     lines += ["", *(f"- **{gate.verdict}** {_gate(gate)}" for gate in result.gates)]
+    name = result.load.name
+    if name in SHORTFALLS and not all(gate.holds for gate in result.gates if not gate.aim):
+        lines += ["", SHORTFALLS[name]]
     return "\n".join(lines)
 
 
