@@ -25,7 +25,8 @@ class StreamRelay:
     """
 
     __slots__ = (
-        "_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "_transcript", "first_at",
+        "_checked", "_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "_transcript",
+        "first_at",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,8 @@ class StreamRelay:
         self._headers = headers
         self._clock = clock
         self._on_first = on_first
+        self._checked = False
+        """Whether its first piece was looked at."""
         self._events = 0
         self._last_at = 0.0
         self.first_at: float | None = None
@@ -63,7 +66,9 @@ class StreamRelay:
 
     def _take(self, piece: bytes) -> None:
         now = self._clock.monotonic()
-        if self.first_at is None and piece[0] not in _BEGINNINGS:
+        # A first event with the ids of a long prompt comes in many pieces, and nothing is passed on before its end.
+        checked, self._checked = self._checked, True
+        if not checked and piece[0] not in _BEGINNINGS:
             self._exchange.reject(UpstreamGarbage("its stream is not one of events"))
             return
         if self._transcript is not None:
