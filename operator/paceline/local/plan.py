@@ -270,4 +270,5 @@ def _router(
         )
         return Launch(program, wire.EnginePorts(api=endpoint, admin=admin), lambda: ports.release(admin))
 
-    return PodPlan(identity.name, launch, ROUTER_START_SECONDS)
+    # It is ready when an engine is, and real engines take their time.
+    return PodPlan(identity.name, launch, ROUTER_START_SECONDS + md.spec.engine.start_deadline_seconds)
