@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -236,6 +237,8 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=150, help="that each turn adds")
     flags = parser.parse_args()
     flags.out.mkdir(parents=True, exist_ok=True)
+    # Ended from outside, it ends its engines too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as processes:
         engines, router = start(processes, flags.out.resolve())
         results = asyncio.run(measure(engines, router, flags))
