@@ -15,9 +15,9 @@ COLUMNS: Final = (
     "TTFT p50/p90/p99 s", "ITL p50/p90/p99 ms", "flips", "starts", "drains", "refused", "lost", "max GPUs",
 )  # fmt: skip
 SHORTFALLS: Final[Mapping[str, str]] = {
-    "ramp": "The planner reaches the full rate with more engines than the best static fleet has and keeps them: a rise "
-    "that is faster than pods start lengthens the window within which the largest need counts, also where the load "
-    "does not come back from it.",
+    "ramp": "The planner comes to the full rate with more engines than the best static fleet has, and keeps them. Most "
+    "likely because a rise that is faster than pods start lengthens the window within which the largest need counts, "
+    "also where the load does not come back from it; that has not been shown by a run of its own.",
     "bursts": "The planner sizes for the five minutes around a burst and holds that until the next one. A fixed fleet "
     "that misses a part of each burst still meets the objective over the hour, and no schedule that was tried is "
     "cheaper than that fleet: a burst is over before pods have started.",
