@@ -22,8 +22,6 @@ NEAR_TIE: Final = 0.05
 """Costs that differ by less than this share of the load say nothing: loads are seen a second late."""
 LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
-LEAST_PREFILLS: Final = 2
-"""Prompts that a simulated engine may always have: one may wait behind the one that it computes."""
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
 INFINITE: Final = float("inf")
