@@ -47,7 +47,15 @@ demo-vllm: .venv-vllm/.installed ## The same with two real vLLM engines on CPU a
 
 .PHONY: test
 test: $(STAMP) ## Run the default test suite
-	$(BIN)/python -m pytest -m "not kube and not vllm and not bench"
+	$(BIN)/python -m pytest -m "not kube and not vllm and not programs and not bench"
+
+.PHONY: test-programs
+test-programs: programs ## Run the suite that needs helm, Prometheus, hadolint and a browser
+	$(BIN)/python -m pytest -m programs tests/helm tests/images tests/observability
+
+.PHONY: programs
+programs: $(STAMP) ## Find or fetch those programs (Chromium: as root, from Debian's packages)
+	$(BIN)/python -m tests.programs helm promtool prometheus hadolint chromium
 
 .PHONY: test-kube
 test-kube: $(STAMP) ## Run the suite against a real Kubernetes API server
@@ -66,12 +74,16 @@ test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on C
 
 .PHONY: verify
 verify: $(STAMP) lint types generate ## Lint, type-check, regenerate, and fail on any difference
-	@git diff --exit-code -- crds manifests/install.yaml || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
+	@git diff --exit-code -- crds helm manifests docs/reference/metrics.md || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
 
 .PHONY: generate
-generate: $(STAMP) ## Regenerate everything that is made from code
+generate: $(STAMP) ## Regenerate everything that is made from code; needs helm
 	$(BIN)/python -m paceline.api.crd > crds/paceline.dev_modeldeployments.yaml
-	$(BIN)/python -m paceline.policy.resources.install > manifests/install.yaml
+	cp crds/paceline.dev_modeldeployments.yaml helm/paceline/files/modeldeployments.yaml
+	$(BIN)/python -m paceline.policy.resources.install > helm/paceline/files/rights.yaml
+	$(BIN)/python -m paceline.observability
+	$(BIN)/python manifests/images/make.py
+	$(BIN)/python -m tests.helm.charts > manifests/install.yaml
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and the import contracts

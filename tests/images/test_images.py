@@ -69,6 +69,7 @@ def test_requirements_and_bills_are_what_the_lock_gives() -> None:
         assert (ROOT / path).read_text() == content, "run `python manifests/images/make.py`"
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", NAMES)
 def test_hadolint_has_nothing_to_complain_of(name: str) -> None:
     done = subprocess.run(
