@@ -104,11 +104,15 @@ format: $(STAMP) ## Rewrite the code in the project's format
 bench: bench-router bench-simulator bench-scaling bench-operator ## Every benchmark, one after the other (hours)
 
 .PHONY: bench-router
-bench-router: $(STAMP) ## The router: beside a peer (installed into out/bench-venv), its index, its tokens, what they are worth
+bench-router: $(STAMP) ## The router: beside its peers (installed into out/bench-venv), its index, its tokens, what they are worth
 	$(BIN)/python -m tests.bench.bench_router --out $(OUT)/bench
 	$(BIN)/python -m tests.bench.bench_index
 	$(BIN)/python -m tests.bench.bench_tokens --out $(OUT)/bench
 	$(BIN)/python -m tests.bench.bench_effect --engines 8 --minutes 10
+	$(BIN)/python -m tests.bench.bench_effect --engines 32 --minutes 5
+	$(BIN)/python -m tests.bench.bench_effect --trace agents --engines 8 --minutes 3
+	$(BIN)/python -m tests.bench.bench_effect_http
+	[ ! -f .venv-vllm/.installed ] || .venv-vllm/bin/python -m tests.bench.bench_effect_vllm
 
 .PHONY: bench-simulator
 bench-simulator: $(STAMP) ## The simulator: its speed, and how far it agrees with engines over HTTP
