@@ -1,8 +1,7 @@
-"""A real Prometheus that scrapes what a test names, from Debian's package ``prometheus``."""
+"""A real Prometheus that scrapes what a test names."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,21 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 import yaml
 
+from tests import programs
 from tests.kube.operators import free_port
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 60
-HOW_TO_GET_IT = "no prometheus on the PATH: apt-get install prometheus"
-
-
-def program() -> str:
-    found = shutil.which("prometheus")
-    if found is None:
-        pytest.skip(HOW_TO_GET_IT)
-    return found
 
 
 @contextmanager
@@ -32,7 +23,7 @@ def prometheus(
     folder: Path, jobs: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]], *, port: int | None = None
 ) -> Iterator[str]:
     """Its address. ``jobs``: targets by job, each ``host:port`` and its labels."""
-    binary = program()
+    binary = programs.prometheus()
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config = {
