@@ -112,6 +112,9 @@ class _Budget:
     def claim(self, view: PoolView, sizes: Sizes) -> None:
         """``view`` was planned: others must do without what it takes."""
         planned = sum(group.usage_at(sizes.keep.get(group.template, 0)) for group in view.groups)
+        if view.current.workload is None:
+            # Engines that are there without it are not among those that the new one will make.
+            planned += min(len(view.current.live), sizes.keep.get(view.template, 0))
         self._claims[view.name] = max(self._claims[view.name], planned)
 
 
