@@ -6,11 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    := out
 
-DATA       ?= $(or $(PACELINE_DATA),../shared/data)
-TRACE      := $(DATA)/traces/mooncake_conversation_trace.jsonl.gz
-# A minute of the real trace at a rate that two prefill engines hold, else a generated load of the same shape.
-DEMO_LOAD  := $(if $(wildcard $(TRACE)),mooncake:$(TRACE) --spread-ticks,conversation)
-DEMO_SPEED ?= 6
+DEMO_SPEED ?= 4
 
 .DEFAULT_GOAL := help
 
@@ -31,10 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## Serve the quickstart on emulated engines, under load, and report the SLO
+demo: $(STAMP) ## Serve a deployment on emulated engines while its load shifts; the planner answers and explains; ends with an SLO report
 	@mkdir -p $(OUT)/demo
-	$(BIN)/paceline up manifests/samples/quickstart.yaml --once --speed $(DEMO_SPEED) \
-	  --load $(DEMO_LOAD) --load-minutes 1 --rate-scale 0.3 \
+	$(BIN)/paceline up manifests/samples/elastic.yaml --once --speed $(DEMO_SPEED) --load shift --load-minutes 4 \
 	  --run-dir $(OUT)/demo/run --report $(OUT)/demo/report.json --plot $(OUT)/demo/slo.png
 
 .PHONY: demo-vllm
@@ -101,7 +96,7 @@ format: $(STAMP) ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: bench-router bench-simulator bench-scaling bench-operator ## Every benchmark, one after the other (hours)
+bench: bench-router bench-simulator bench-scaling bench-planner bench-operator ## Every benchmark, one after the other (hours)
 
 .PHONY: bench-router
 bench-router: $(STAMP) ## The router: beside its peers (installed into out/bench-venv), its index, its tokens, what they are worth
@@ -128,6 +123,11 @@ bench-scaling: $(STAMP) ## The planner against the best static fleet, an oracle 
 .PHONY: bench-operator
 bench-operator: $(STAMP) ## The operator with many deployments on a real API server
 	$(BIN)/python -m tests.bench.bench_operator
+
+.PHONY: bench-planner
+bench-planner: $(STAMP) ## Role changes under load, and whether the live planner decides as the simulated one
+	$(BIN)/python -m tests.bench.flips
+	$(BIN)/python -m tests.bench.agreement_targets
 
 .PHONY: soak
 soak: $(STAMP) ## Half an hour of events, restarts and churn: flat memory, and an index equal to what engines hold
