@@ -295,6 +295,8 @@ class _Pass:
                 who = "the nearest that the spec allows is"
             reason, rest = "ReplicasPutBack", f"{who} {goal}, and that is put back. Change spec.pools or spec.scaling"
         message = f"{workload.name} was set to {workload.replicas} engines by hand; {rest}."
+        # Before it is noted as told: an operator that ends in between tells it again rather than never.
+        await self._services.events.write(self._raw, reason, message, warning=goal != workload.replicas)
         body = {
             "metadata": {
                 "resourceVersion": workload.version,
@@ -305,7 +307,6 @@ class _Pass:
         self._state.caches[kind.id].put(
             await self._services.writer.merge(kind, self._key.namespace, workload.name, body)
         )
-        await self._services.events.write(self._raw, reason, message, warning=goal != workload.replicas)
 
     async def _remove_config_map(self, which: tuple[str, str]) -> None:
         name, uid = which
