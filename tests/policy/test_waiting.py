@@ -86,6 +86,87 @@ class _Leaver:
     """Something that can be weakly referred to."""
 
 
+def test_tenants_take_turns_by_what_their_requests_cost_not_by_how_many_they_are() -> None:
+    waiting = line()
+    for number in range(10):
+        waiting.push("large", arrived=0, deadline=number, service_seconds=-100, tenant="large", cost=4)
+    for number in range(20):
+        waiting.push("small", arrived=0, deadline=100 + number, service_seconds=-100, tenant="small", cost=1)
+    served = [waiting.pop(0) for _ in range(20)]
+    assert (served.count("large"), served.count("small")) == (4, 16)
+
+
+def test_a_tenant_who_floods_the_line_delays_another_by_its_turn_only() -> None:
+    waiting = line()
+    for number in range(100):
+        waiting.push(f"flood {number}", arrived=0, deadline=1, service_seconds=0, tenant="flood", cost=10)
+    assert waiting.pop(0) == "flood 0"
+    waiting.push("single", arrived=0, deadline=50, service_seconds=0, tenant="quiet", cost=10)
+    assert "single" in {waiting.pop(0), waiting.pop(0)}
+
+
+def test_who_comes_back_has_no_claim_from_the_time_in_which_it_did_not_wait() -> None:
+    waiting = line()
+    waiting.push("b", arrived=0, deadline=1, service_seconds=0, tenant="b")
+    assert waiting.pop(0) == "b"
+    for _ in range(50):
+        waiting.push("a", arrived=0, deadline=1, service_seconds=0, tenant="a")
+    for _ in range(40):
+        assert waiting.pop(0) == "a"
+    for _ in range(10):
+        waiting.push("b", arrived=0, deadline=1, service_seconds=0, tenant="b")
+    assert [waiting.pop(0) for _ in range(8)].count("b") <= 5
+
+
+def test_what_can_be_saved_of_any_tenant_goes_before_what_is_late_of_another() -> None:
+    waiting = line(age_bound=10)
+    waiting.push("late", arrived=0, deadline=1, service_seconds=0, tenant="a")
+    waiting.push("feasible", arrived=0, deadline=20, service_seconds=0, tenant="b", cost=100)
+    waiting.push("feasible too", arrived=0, deadline=30, service_seconds=0, tenant="b", cost=100)
+    assert [waiting.pop(5), waiting.pop(5), waiting.pop(5)] == ["feasible", "feasible too", "late"]
+
+
+def test_late_requests_beyond_the_age_bound_of_one_tenant_take_turns_with_another_s_feasible_ones() -> None:
+    waiting = line(age_bound=10)
+    for _ in range(10):
+        waiting.push("old", arrived=0, deadline=1, service_seconds=0, tenant="flood")
+    assert waiting.pop(5) == "old"  # nothing else waits; from now on the others are known to be late
+    for _ in range(10):
+        waiting.push("new", arrived=60, deadline=90, service_seconds=0, tenant="quiet")
+    assert [waiting.pop(60) for _ in range(8)].count("new") == 4
+
+
+def test_a_request_that_was_popped_and_not_served_costs_its_tenant_nothing() -> None:
+    waiting = line()
+    for _ in range(4):
+        tickets = {
+            name: waiting.push(name, arrived=0, deadline=1, service_seconds=0, tenant=name) for name in ("a", "b")
+        }
+    first = waiting.pop(0)
+    assert first == "a"
+    for _ in range(3):
+        waiting.not_served(tickets["a"])
+        waiting.push("a", arrived=0, deadline=1, service_seconds=0, tenant="a")
+        assert waiting.pop(0) == "a"
+    assert waiting.pop(0) == "b"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), min_size=1, max_size=80))
+def test_while_tenants_wait_their_shares_differ_by_no_more_than_two_requests(requests: list[tuple[str, int]]) -> None:
+    waiting: WaitingLine[tuple[str, int]] = WaitingLine(age_bound_seconds=60)
+    left = dict.fromkeys("abc", 0)
+    for tenant, cost in requests:
+        waiting.push((tenant, cost), arrived=0, deadline=1, service_seconds=0, tenant=tenant, cost=cost)
+        left[tenant] += 1
+    served = {name: 0 for name, count in left.items() if count}
+    largest = max(cost for _, cost in requests)
+    while all(left[name] for name in served) and (item := waiting.pop(0)) is not None:
+        tenant, cost = item
+        left[tenant] -= 1
+        served[tenant] += cost
+        assert max(served.values()) - min(served.values()) <= 2 * largest
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.floats(0, 50), st.floats(0, 20), st.integers(-2, 2), st.booleans()),
@@ -100,8 +181,9 @@ def test_everything_that_waits_is_served_exactly_once(
     kept = []
     for number, (arrived, patience, service, priority, leaves) in enumerate(requests):
         ticket = waiting.push(
-            number, arrived=arrived, deadline=arrived + patience, service_seconds=service, priority=priority
-        )
+            number, arrived=arrived, deadline=arrived + patience, service_seconds=service, priority=priority,
+            tenant="abc"[number % 3],
+        )  # fmt: skip
         if leaves:
             waiting.withdraw(ticket)
         else:

@@ -4,6 +4,10 @@ Within a class: requests that can still meet their TTFT, by earliest deadline; t
 order of theirs. A late request that has waited longer than the age bound goes before everything else of its class, so
 that nothing starves. Classes are served by priority. Serving hopeless requests after those that can still be saved is
 worth a large part of a fleet under bursts; without the age bound their own TTFT has no limit.
+
+Where tenants share a class each has a line of its own in this order, and the lines take turns by start-time fair
+queueing: a tenant's turn comes after what it was served already, counted in what it costs, not in requests. Turns of
+tenants with something to save go before turns of those that have only late requests, for the same reason as above.
 """
 
 from __future__ import annotations
@@ -29,22 +33,115 @@ class Ticket(Generic[T]):
     """By when its first token is due."""
     latest_start: float
     """From when on it can't meet its deadline any more: the deadline less its own service time."""
-    priority: int
+    share: _Share[T]
+    """The line of its tenant."""
+    cost: float
     waiting: bool = True
+
+
+class _Share(Generic[T]):
+    """Requests of one tenant in one class."""
+
+    __slots__ = ("by_deadline", "late", "turn", "waiting")
+
+    def __init__(self, turn: float) -> None:
+        self.by_deadline: list[tuple[float, int, Ticket[T]]] = []
+        self.late: deque[Ticket[T]] = deque()
+        self.waiting = 0
+        self.turn = turn
+        """When it is served next, in virtual time: what each tenant of the class was served since they wait."""
+
+    def saves(self, now: float, age_bound: float) -> bool:
+        """Whether its next request can be in time, or is too old to wait any longer."""
+        return self._overdue(now, age_bound) or self._feasible(now)
+
+    def pop(self, now: float, age_bound: float) -> Ticket[T] | None:
+        """Take out its next request."""
+        late = self.late
+        if late and self._overdue(now, age_bound):
+            return late.popleft()
+        if self._feasible(now):
+            return heapq.heappop(self.by_deadline)[2]
+        while late:
+            ticket = late.popleft()
+            if ticket.waiting:
+                return ticket
+        return None
+
+    def sweep(self) -> None:
+        """Forget the withdrawn."""
+        self.by_deadline = [entry for entry in self.by_deadline if entry[2].waiting]
+        heapq.heapify(self.by_deadline)
+        self.late = deque(ticket for ticket in self.late if ticket.waiting)
+
+    def _overdue(self, now: float, age_bound: float) -> bool:
+        late = self.late
+        while late and not late[0].waiting:
+            late.popleft()
+        return bool(late) and now - late[0].arrived > age_bound
+
+    def _feasible(self, now: float) -> bool:
+        """Whether one can be in time; if so it is the first of the heap. Those before it become late."""
+        heap = self.by_deadline
+        while heap:
+            ticket = heap[0][2]
+            if ticket.waiting and now <= ticket.latest_start:
+                return True
+            heapq.heappop(heap)
+            if ticket.waiting:
+                self.late.append(ticket)
+        return False
 
 
 class _Class(Generic[T]):
     """Requests of one priority."""
 
-    __slots__ = ("by_deadline", "late")
+    __slots__ = ("shares", "time")
 
     def __init__(self) -> None:
-        self.by_deadline: list[tuple[float, int, Ticket[T]]] = []
-        self.late: deque[Ticket[T]] = deque()
+        self.shares: dict[str, _Share[T]] = {}
+        """By tenant."""
+        self.time = 0.0
+        """Virtual: the turn that was served last."""
+
+    def share(self, tenant: str) -> _Share[T]:
+        """The line of a tenant. Who comes anew, or comes back, has no claim from the time in which it did not wait."""
+        share = self.shares.get(tenant)
+        if share is None:
+            share = self.shares[tenant] = _Share(self.time)
+        elif not share.waiting:
+            share.turn = max(share.turn, self.time)
+        return share
+
+    def pop(self, now: float, age_bound: float) -> Ticket[T] | None:
+        """Take out the next request; its tenant's next turn comes later by what it costs."""
+        share = self._next(now, age_bound)
+        ticket = None if share is None else share.pop(now, age_bound)
+        if share is None or ticket is None:
+            return None
+        self.time = share.turn
+        share.turn += ticket.cost
+        share.waiting -= 1
+        return ticket
+
+    def _next(self, now: float, age_bound: float) -> _Share[T] | None:
+        shares = self.shares
+        if len(shares) == 1:
+            (share,) = shares.values()
+            return share
+        waiting = [share for share in shares.values() if share.waiting]
+        saving = [share for share in waiting if share.saves(now, age_bound)]
+        return min(saving or waiting, key=_turn, default=None)
+
+
+def _turn(share: _Share[T]) -> float:
+    return share.turn
 
 
 class WaitingLine(Generic[T]):
-    """Requests that wait for an engine. Bounded by its caller through ``len``; push and pop are O(log n)."""
+    """Requests that wait for an engine. Bounded by its caller through ``len``; push and pop are O(log n), and pop is
+    linear in the tenants that wait.
+    """
 
     def __init__(self, *, age_bound_seconds: float) -> None:
         self._age_bound = age_bound_seconds
@@ -58,18 +155,31 @@ class WaitingLine(Generic[T]):
     def __len__(self) -> int:
         return self._waiting
 
-    def push(self, item: T, *, arrived: float, deadline: float, service_seconds: float, priority: int = 0) -> Ticket[T]:
+    def push(
+        self,
+        item: T,
+        *,
+        arrived: float,
+        deadline: float,
+        service_seconds: float,
+        priority: int = 0,
+        tenant: str = "",
+        cost: float = 1.0,
+    ) -> Ticket[T]:
         """Add a request that needs ``service_seconds`` of an engine before its first token.
 
+        ``cost``: what it takes of its tenant's share, in any unit that all have in common, over the tenant's weight.
         The ticket that comes back is what :meth:`withdraw` takes.
         """
-        ticket = Ticket(item, arrived, deadline, deadline - service_seconds, priority)
         line = self._classes.get(priority)
         if line is None:
             line = self._classes[priority] = _Class()
             self._priorities = sorted(self._classes, reverse=True)
+        share = line.share(tenant)
+        ticket = Ticket(item, arrived, deadline, deadline - service_seconds, share, cost)
         self._pushed += 1
-        heapq.heappush(line.by_deadline, (deadline, self._pushed, ticket))
+        heapq.heappush(share.by_deadline, (deadline, self._pushed, ticket))
+        share.waiting += 1
         self._waiting += 1
         return ticket
 
@@ -78,6 +188,7 @@ class WaitingLine(Generic[T]):
         if not ticket.waiting:
             return False
         ticket.waiting = False
+        ticket.share.waiting -= 1
         self._waiting -= 1
         self._withdrawn += 1
         if self._withdrawn > self._waiting + SLACK:
@@ -87,37 +198,20 @@ class WaitingLine(Generic[T]):
     def pop(self, now: float) -> T | None:
         """Take out the request that is to be served next; None when nothing waits."""
         for priority in self._priorities:
-            ticket = self._next(self._classes[priority], now)
+            ticket = self._classes[priority].pop(now, self._age_bound)
             if ticket is not None:
                 ticket.waiting = False
                 self._waiting -= 1
                 return ticket.item
         return None
 
+    def not_served(self, ticket: Ticket[T]) -> None:
+        """The request that was popped last got nothing after all: its tenant's turn comes as if it had not been."""
+        ticket.share.turn -= ticket.cost
+
     def _sweep(self) -> None:
         """Forget the withdrawn: while nothing is served, nobody else does."""
         self._withdrawn = 0
         for line in self._classes.values():
-            line.by_deadline = [entry for entry in line.by_deadline if entry[2].waiting]
-            heapq.heapify(line.by_deadline)
-            line.late = deque(ticket for ticket in line.late if ticket.waiting)
-
-    def _next(self, line: _Class[T], now: float) -> Ticket[T] | None:
-        late = line.late
-        while late and not late[0].waiting:
-            late.popleft()
-        if late and now - late[0].arrived > self._age_bound:
-            return late.popleft()
-        heap = line.by_deadline
-        while heap:
-            ticket = heapq.heappop(heap)[2]
-            if not ticket.waiting:
-                continue
-            if now <= ticket.latest_start:
-                return ticket
-            late.append(ticket)
-        while late:
-            ticket = late.popleft()
-            if ticket.waiting:
-                return ticket
-        return None
+            for share in line.shares.values():
+                share.sweep()
