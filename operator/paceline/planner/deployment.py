@@ -26,6 +26,7 @@ from paceline.api.wire import EngineState, Role
 from paceline.errors import ConfigError
 from paceline.planner.measured import EngineFact, EngineMemory
 from paceline.planner.observe import LEAST_STALE_SECONDS, EnginePod, observe
+from paceline.planner.patience import Patience
 from paceline.planner.settings import engine_models, scaling_settings
 from paceline.planner.source import Blind, Reading
 from paceline.policy.lifecycle.orders import Orders
@@ -40,8 +41,6 @@ LONGEST_REASON: Final = 1024
 """Characters of a reason that the status keeps."""
 WAKE_SECONDS: Final = 1.0
 """Time between two looks while a deployment sleeps: a request waits for what comes of it."""
-LONGEST_RETRY_SECONDS: Final = 3600.0
-"""Longest pause before an engine that does not get ready is replaced once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,7 @@ class DeploymentPlanner:
         self._state = PolicyState()
         self._memory = EngineMemory()
         self._blind: Blind | None = None
-        self._retries = 0
-        self._retry_at = 0.0
+        self._patience = Patience()
         self.counts: Mapping[Role, int] = dict(counts)
         """Engines by role that are ordered now."""
         self.orders = Orders(self.counts, keeps_roles=True)
@@ -117,7 +115,7 @@ class DeploymentPlanner:
         """
         seen = observe(
             reading,
-            (*self._memory.look(engines, now), *self._pending(engines, now)),
+            self._patience.mark((*self._memory.look(engines, now), *self._pending(engines, now)), now),
             routers,
             now=now,
             window_seconds=self.window_seconds,
@@ -137,7 +135,7 @@ class DeploymentPlanner:
         if blind is None:
             news = self._news(decision, before)
             if self.mode is ScalingMode.AUTO:
-                self._obey(decision, now)
+                self._obey(decision, observation)
             self.recommended = _as_status(decision.engines)
         elif self._blind is None or self._blind.reason is not blind.reason:
             # Roles and drains that were decided on before are older than what can be seen.
@@ -162,18 +160,14 @@ class DeploymentPlanner:
                 role = max(self.counts, key=lambda role: self.counts[role] - sum(one.role is role for one in there))
             yield EnginePod(f"pending-{number}", role, EngineState.STARTING, now - self._missing_since)
 
-    def _obey(self, decision: Decision, now: float) -> None:
+    def _obey(self, decision: Decision, seen: Observation) -> None:
         roles = self.settings.pools
         self.counts = {role: decision.engines.of(role) for role in roles}
         leaving = frozenset(drain.engine for drain in decision.drains)
-        absent = leaving & frozenset(decision.explanation.absent)
-        if absent and now < self._retry_at:
-            leaving -= absent
-        elif absent:
-            pause = min(LONGEST_RETRY_SECONDS, self.settings.start_deadline_seconds * 2.0 ** min(self._retries, 10))
-            self._retry_at, self._retries = now + pause, self._retries + 1
-        else:
-            self._retries = 0
+        deadline = self.settings.start_deadline_seconds
+        late = [one for one in seen.engines if one.state is EngineState.STARTING and one.age_seconds > deadline]
+        if self._patience.tried(late, leaving, seen.now, deadline=deadline, started=self._memory.started):
+            self._missing_since = None
         flips = {flip.engine: flip.after for flip in decision.flips}
         self.orders = Orders(self.counts, keeps_roles=True, roles=flips, leaving=leaving)
 

@@ -47,6 +47,8 @@ class EngineMemory:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._starts: deque[float] = deque(maxlen=REMEMBERED_STARTS)
+        self.started = 0
+        """Engines that were seen to get ready, ever."""
 
     def look(self, engines: Sequence[EngineFact], now: float) -> tuple[EnginePod, ...]:
         """Take note, and say what the planner is to see of them."""
@@ -83,6 +85,7 @@ class EngineMemory:
         if before.state is not one.state:
             if one.state is EngineState.READY and not before.served:
                 self._starts.append(max(0.0, now - one.created))
+                self.started += 1
             before.served = before.served or one.state is EngineState.READY
             before.state, before.since = one.state, now
         if before.role is not one.role:

@@ -45,6 +45,8 @@ class EnginePod:
     """Since its state last changed; of one that starts, since it was made."""
     role_changed: bool = False
     """Whether it may still have work of a role that it had before."""
+    retry_later: bool = False
+    """Whether it is too soon to replace it once more, should it be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def _load(engine: EnginePod, gauges: EngineGauges, hit_rate: float) -> EngineLoa
         state=engine.state,
         changing=engine.role_changed and engine.role is not None and former.get(engine.role, 0) > 0,
         age_seconds=max(0.0, engine.age_seconds),
+        retry_later=engine.retry_later,
         running=gauges.prefilling if engine.role is Role.PREFILL else gauges.in_flight,
         kv_usage=gauges.kv_usage,
         # Which cached blocks will be used again nobody knows; as many as were, of late.

@@ -92,6 +92,8 @@ class EngineLoad(Value, frozen=True, kw_only=True):
     """Whether it still finishes work of its former role: it counts for ``role``, and can't change again yet."""
     age_seconds: NotNegative = 0.0
     """Since its state last changed: for a starting pod, since it was created."""
+    retry_later: bool = False
+    """Of one that is not ready by its deadline: whether it is too soon to replace it once more."""
     running: Count = 0
     """Sequences that decode."""
     waiting: Count = 0

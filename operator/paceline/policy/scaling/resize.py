@@ -41,15 +41,21 @@ class Resize:
 def resize(pools: Sequence[Pool], sizing: Sizing, checked: Callable[[], Mapping[Role, int]]) -> Resize:
     """Go from what there is towards what is allowed. ``checked``: what each role needs at :data:`DOWN_MARGIN`."""
     free = free_gpus(pools, sizing.settings.gpu_budget)
-    shortages = [max(0, _wanted(pool, sizing.allowed) - pool.active) for pool in pools]
+    late = [_retried_later(pool, sizing) if free >= 0 else [] for pool in pools]
+    shortages = [
+        max(0, _wanted(pool, sizing.allowed) - pool.active - len(kept)) for pool, kept in zip(pools, late, strict=True)
+    ]
     started, _ = grant(pools, shortages, free)
     starts: list[Start] = []
     drains: list[Drain] = []
     rejected: list[Rejected] = []
     engines: dict[Role, int] = {}
     starved = started != shortages
-    for pool, count, shortage in zip(pools, started, shortages, strict=True):
-        drains += [Drain(engine=engine.name, role=engine.role) for engine in pool.absent]
+    for pool, count, shortage, kept in zip(pools, started, shortages, late, strict=True):
+        drains += [Drain(engine=engine.name, role=engine.role) for engine in pool.absent if engine not in kept]
+        if kept:
+            why = "those before were not ready in time either, and each try waits longer than the last"
+            rejected.append(Rejected(action=f"replace {len(kept)} late engines now", why=why))
         if count < shortage:
             rejected.append(Rejected(action=f"start {shortage - count} more", why="the GPU budget is used up"))
         if count:
@@ -57,7 +63,7 @@ def resize(pools: Sequence[Pool], sizing: Sizing, checked: Callable[[], Mapping[
         gone, why_not = _drains(pool, sizing, checked, starved=starved, over_budget=free < 0)
         drains += gone
         rejected += why_not
-        there = pool.active + count - len(gone)
+        there = pool.active + len(kept) + count - len(gone)
         engines |= spread({role: sizing.allowed[role] for role in pool.limits}, pool.limits, there)
     return Resize(engines, tuple(starts), tuple(drains[:MAX_ACTIONS]), tuple(rejected))
 
@@ -88,6 +94,18 @@ def restore(pools: Sequence[Pool], targets: Counts, budget: int | None) -> tuple
     shortages = [max(0, sum(targets.of(role) for role in pool.limits) - pool.active) for pool in pools]
     granted, _ = grant(pools, shortages, free_gpus(pools, budget))
     return tuple(Start(role=_role(pool), count=count) for pool, count in zip(pools, granted, strict=True) if count)
+
+
+def _retried_later(pool: Pool, sizing: Sizing) -> list[EngineLoad]:
+    """Engines that are not ready in time and keep their place until they may be replaced: the oldest, as many as are
+    wanted, or were within the scale-down window.
+    """
+    since = sizing.observation.now - sizing.settings.down_window_seconds
+    needed = max(
+        _wanted(pool, sizing.allowed), kept_need(sizing.wants, tuple(pool.limits), sizing.settings, since=since)
+    )
+    late = sorted((one for one in pool.absent if one.retry_later), key=lambda one: (-one.age_seconds, one.name))
+    return late[: max(0, needed - pool.active)]
 
 
 def _drains(

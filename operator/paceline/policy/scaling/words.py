@@ -55,10 +55,16 @@ def _action(decision: Decision) -> str:
         if changing:
             parts.append(f"change {_few(changing)} to {role}")
     started = sum(start.count for start in decision.starts)
+    leaving = [drain.engine for drain in decision.drains]
+    late = [name for name in leaving if name in decision.explanation.absent]
+    if late and started >= len(late):
+        parts.append(f"replace {_few(late)}")
+        started -= len(late)
+        leaving = [name for name in leaving if name not in late]
     if started:
         parts.append(f"start {_engines(started)}")
-    if decision.drains:
-        parts.append(f"remove {_few([drain.engine for drain in decision.drains])}")
+    if leaving:
+        parts.append(f"remove {_few(leaving)}")
     if not parts:
         return f"Keep {_counts(decision.engines)}."
     text = ", ".join(parts)
@@ -129,7 +135,7 @@ def _ceiling(decision: Decision) -> list[str]:
 def _absent(why: Explanation) -> list[str]:
     if not why.absent:
         return []
-    return [f"Not ready by the start deadline, replaced: {_few(why.absent)}."]
+    return [f"Not ready by the start deadline: {_few(why.absent)}."]
 
 
 def _few(names: Sequence[str]) -> str:
