@@ -128,6 +128,14 @@ def test_a_mix_that_flips_from_long_prompts_to_long_answers_is_answered_by_role_
     assert run.score.rejected == 0
 
 
+def test_a_steady_load_whose_queue_is_short_changes_no_role() -> None:
+    load = traffic(10 * MINUTE, rate=lambda _: 3.0, most=3.0, prompt=lambda _: 6000.0, answer=lambda _: 600.0)
+    world = World(elastic(budget=8, scaleDownWindowSeconds=3600), load, initial=Targets(2, 2))
+    run = world.run()
+    assert run.flips == 0
+    assert world.attained(run, MINUTE, 9 * MINUTE) > 0.98
+
+
 def test_when_both_demands_rise_with_no_budget_left_the_decision_says_what_will_miss_and_by_how_much() -> None:
     load = traffic(
         10 * MINUTE, rate=lambda at: 2.0 if at < 120 else 8.0, prompt=lambda _: 6000.0, answer=lambda _: 1200.0
@@ -143,8 +151,8 @@ def test_when_both_demands_rise_with_no_budget_left_the_decision_says_what_will_
     finding = limited(step.decision, world.planner.settings)
     assert finding is not None
     assert finding.reason is Reason.GPU_BUDGET_REACHED
-    assert "prefill engines are needed" in finding.message
-    assert "decode engines are needed" in finding.message
+    assert "prefill engines are needed, " in finding.message
+    assert "decode engines are needed, " in finding.message
     assert any("The GPU budget" in word or "the GPU budget" in word for word in step.words)
     assert step.decision.explanation.seen.attainment is not None
 

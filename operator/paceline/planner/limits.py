@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from paceline.api.conditions import ConditionType, Finding, Reason
 from paceline.api.v1alpha1 import ConditionStatus
+from paceline.api.wire import Role
 from paceline.policy.scaling.decision import Decision, Limit
 from paceline.policy.scaling.settings import ScalingSettings
 
@@ -28,10 +29,15 @@ def limited(decision: Decision, settings: ScalingSettings) -> Finding | None:
                 needed.append(f"no number of {role} engines is enough")
             elif demands:
                 most = max(engines for engines in demands if engines is not None)
-                needed.append(f"{most} {role} engines are needed, {decision.engines.of(role)} are allowed")
+                allowed = decision.engines.of(role)
+                needed.append(f"{_engines(most, role)} needed, {allowed} {'is' if allowed == 1 else 'are'} allowed")
         message = f"{_FIELDS[why.bound_by].capitalize()} is reached: {'; '.join(needed)}." if needed else ""
         return Finding(kind, ConditionStatus.TRUE, _REASONS[why.bound_by], message)
     if any(demand.engines is None for demand in why.demands):
         message = "No number of engines meets the objective for what arrives."
         return Finding(kind, ConditionStatus.TRUE, Reason.OBJECTIVE_INFEASIBLE, message)
     return Finding(kind, ConditionStatus.FALSE, Reason.WITHIN_LIMITS)
+
+
+def _engines(count: int, role: Role) -> str:
+    return f"{count} {role} engine is" if count == 1 else f"{count} {role} engines are"

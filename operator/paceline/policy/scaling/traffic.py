@@ -239,15 +239,18 @@ def near_needs(
     if settings.aggregated:
         return {Role.BOTH: _both(traffic, recent, settings, models, seconds=traffic.end - begin, guess=guess)}
     waiting = observation.queued_seconds + math.fsum(engine.waiting_seconds for engine in observation.engines)
+    work = _times(recent, correction)
     prefill = prefill_need(
-        _times(recent, correction),
+        work,
         traffic.objective,
         seconds=traffic.end - begin,
         at_most=_searched(settings),
         guess=guess,
     )
-    # At most as many again: whoever waits must not take everything from those who decode.
-    backlog = math.ceil(min(waiting / BACKLOG_SECONDS, max(1.0, prefill.engines)))
+    # A queue that the idle time of those engines suffices for moves nobody. Another gets as many again at most: whoever
+    # waits must not take everything from those who decode.
+    busy = offered_load(work, traffic.end - begin) + waiting / BACKLOG_SECONDS
+    backlog = math.ceil(min(waiting / BACKLOG_SECONDS, max(1.0, prefill.engines))) if busy > prefill.engines else 0
     decode = decode_needs(
         traffic.near[Role.DECODE],
         decode_limits(settings, models.decode),

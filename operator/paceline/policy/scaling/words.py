@@ -68,7 +68,9 @@ def _action(decision: Decision) -> str:
     if not parts:
         return f"Keep {_counts(decision.engines)}."
     text = ", ".join(parts)
-    return f"{text[0].upper()}{text[1:]}; the aim is {_counts(decision.engines)}, {_counts(decision.before)} now."
+    # What a change of roles alone leads to is known; what is aimed at once engines have come or gone may differ.
+    aim = decision.engines if decision.starts or decision.drains else decision.roles
+    return f"{text[0].upper()}{text[1:]}; the aim is {_counts(aim)}, {_counts(decision.before)} now."
 
 
 def _seen(why: Explanation) -> list[str]:
@@ -107,10 +109,10 @@ def _demands(why: Explanation) -> list[str]:
 
 
 def _demand(demand: Demand) -> str:
-    what = "engines" if demand.role is Role.BOTH else f"{demand.role} engines"
+    kind = "" if demand.role is Role.BOTH else f"{demand.role} "
     if demand.engines is None:
-        return f"no number of {what} meets {_LIMITS[demand.limit]}"
-    return f"{demand.engines} {what} for {_LIMITS[demand.limit]}"
+        return f"no number of {kind}engines meets {_LIMITS[demand.limit]}"
+    return f"{_engines(demand.engines, kind)} for {_LIMITS[demand.limit]}"
 
 
 def _otherwise(why: Explanation) -> list[str]:
@@ -150,5 +152,5 @@ def _counts(counts: Counts) -> str:
     return f"{text} and {counts.both} of both" if counts.both else text
 
 
-def _engines(count: int) -> str:
-    return f"{count} engine" if count == 1 else f"{count} engines"
+def _engines(count: int, kind: str = "") -> str:
+    return f"{count} {kind}engine" if count == 1 else f"{count} {kind}engines"
