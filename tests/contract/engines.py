@@ -28,6 +28,9 @@ REMOTE_DECODE: Json = {
 }
 """Asks an engine to hold the blocks of a prompt for another one."""
 
+TRANSFERRED = "vllm:prompt_tokens_by_source_total"
+"""Counts, with the label ``source="external_kv_transfer"``, prompt tokens whose blocks came from another engine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -112,6 +115,20 @@ async def metric(engine: Engine, sample: str, **labels: str) -> float:
         for name, found, value in samples
         if name == sample and labels.items() <= found.items()
     )
+
+
+async def grown(
+    engine: Engine, sample: str, before: float, *, by: float = 1, seconds: float = 10.0, **labels: str
+) -> float:
+    """How much a counter has grown since it was ``before``, as soon as that is ``by`` or ``seconds`` are over.
+
+    vLLM counts a step after it has answered the requests of it: a client that asks at once may be ahead of the counter.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while (growth := await metric(engine, sample, **labels) - before) < by and loop.time() < until:
+        await asyncio.sleep(0.05)
+    return growth
 
 
 async def idle(engine: Engine, seconds: float = 30.0) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.engines import metric
+from tests.contract.engines import TRANSFERRED, grown, metric
 from tests.vllm.engines import MODEL, EnginePair, RouterProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ async def test_a_run_of_the_load_client_has_no_failed_request(
     pair: EnginePair, router: RouterProcess, model: Path, tmp_path: Path, backend: str, path: str
 ):
     decode = pair.b.contract()
-    before = await metric(decode, "vllm:prompt_tokens_by_source_total", source="external_kv_transfer")
+    before = await metric(decode, TRANSFERRED, source="external_kv_transfer")
     flags = {
         "--backend": backend,
         "--base-url": router.url,
@@ -60,4 +60,4 @@ async def test_a_run_of_the_load_client_has_no_failed_request(
     assert result["completed"] == REQUESTS
     assert result["failed"] == 0
     assert result["total_output_tokens"] == 16 * REQUESTS
-    assert await metric(decode, "vllm:prompt_tokens_by_source_total", source="external_kv_transfer") > before
+    assert await grown(decode, TRANSFERRED, before, source="external_kv_transfer") > 0

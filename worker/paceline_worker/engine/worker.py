@@ -16,6 +16,7 @@ from paceline.errors import EngineError, PacelineError
 from paceline_worker.engine import accelerators
 from paceline_worker.engine.admin import AdminServer
 from paceline_worker.engine.client import EngineClient
+from paceline_worker.engine.cores import share_cores
 from paceline_worker.engine.diagnosis import explain_exit
 from paceline_worker.engine.drain import wait_idle
 from paceline_worker.engine.health import watch_health
@@ -31,6 +32,8 @@ STOP_SECONDS: Final = 20.0
 """How long an idle child may take to end; the pod's grace period leaves 30 s beyond the drain."""
 VLLM_PROCESSES: Final = "VLLM::"
 """Title of the processes that vLLM itself starts: engine cores, and a worker an accelerator."""
+VLLM_WORKERS: Final = "VLLM::Worker"
+"""Title of those of them that compute."""
 CRASH_SECONDS: Final = 15.0
 """How long a child that lost one of its processes may take to say why and end."""
 LAST_WORDS_SECONDS: Final = 2.0
@@ -108,12 +111,14 @@ class EngineWorker:
             if await self._first(exited=child.wait(), ready=warmed, stop=self.stop.drain.wait()) != "ready":
                 await self._explain(child, "before it was ready")
                 return
+        parts = named_descendants(VLLM_PROCESSES)
+        if not config.accelerators.count:
+            await share_cores(pid for pid, title in parts.items() if title.startswith(VLLM_WORKERS))
         elapsed = self._clock.monotonic() - started
         self._metrics.start_seconds.set(elapsed)
         self.status.move(State.READY, "serving")
         log.info("Ready after %.1f s: %s on port %d.", elapsed, config.served_names[0], config.ports.api)
 
-        parts = named_descendants(VLLM_PROCESSES)
         watching = watch_health(client, self.status) if self._plan.serves_api else asyncio.Event().wait()
         ended = self._ended(child, parts)
         await self._first(exited=ended, watching=watching, stop=self.stop.drain.wait())
