@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from paceline.policy.resources import install
@@ -188,18 +187,9 @@ class TestTheApiServer:
             kube.ok("PATCH", path, {"rules": whole}, content_type=MERGE)
         scene.until_ready(seconds=90)
 
-    def test_a_restart_of_the_api_server_is_survived(
-        self, scene: Scene, kube: Kube, testbed: TestBed, proxied: Operator
-    ) -> None:
+    def test_a_restart_of_the_api_server_is_survived(self, scene: Scene, testbed: TestBed, proxied: Operator) -> None:
         scene.apply().until_ready()
         testbed.restart("apiserver")
-        until("the server answers", lambda: _serves(kube, scene.path), seconds=90)
+        testbed.until_steady(scene.path)
         scene.change("spec.routing.replicas", 2).until_ready(seconds=120)
         assert proxied.process.poll() is None
-
-
-def _serves(kube: Kube, path: str) -> bool:
-    try:
-        return kube.request("GET", path)[0] == 200
-    except httpx.TransportError:
-        return False

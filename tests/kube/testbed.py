@@ -7,14 +7,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.api.documents import ROOT
-from tests.kube.client import Kube
+from tests.kube.client import Kube, until
 
 PROGRAM = ROOT.parent / "shared" / "kube" / "kube-testbed"
 COMMAND_SECONDS = 120
+STEADY_ANSWERS = 50
+"""At ten a second."""
 NEEDED = "needs the controllers and fake nodes of the test bed; a bare API server does not have them"
 GPUS_PER_NODE = 1000
 PODS_PER_NODE = "1000"
@@ -48,6 +53,23 @@ class TestBed:
     def restart(self, daemon: str) -> None:
         """Restart one daemon; its data stay."""
         self.command("restart", daemon)
+
+    def until_steady(self, path: str) -> None:
+        """Wait until the custom resource at ``path`` has been served for a while.
+
+        A server that has just been restarted answers 404 for custom resources for some seconds, and may answer 200
+        before that.
+        """
+        answers: deque[bool] = deque(maxlen=STEADY_ANSWERS)
+
+        def steady() -> bool:
+            try:
+                answers.append(self.kube.request("GET", path)[0] == 200)
+            except httpx.TransportError:
+                answers.append(False)
+            return len(answers) == STEADY_ANSWERS and all(answers)
+
+        until("custom resources are served steadily", steady, seconds=90)
 
     def account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig with the rights of a ServiceAccount."""
