@@ -8,7 +8,7 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.policy.waiting import SLACK, WaitingLine
+from paceline.policy.waiting import SLACK, WaitingLine, age_bound_seconds
 
 
 def line(age_bound: float = 60.0) -> WaitingLine[str]:
@@ -213,3 +213,12 @@ def test_within_a_class_no_hopeless_request_is_served_before_a_feasible_one(
         feasible = now <= latest_start[item]
         assert not (feasible and served_late)
         served_late = served_late or not feasible
+
+
+def test_the_age_bound_leaves_a_late_request_time_before_the_queue_refuses_it() -> None:
+    assert age_bound_seconds(60, 60) == 45
+    assert age_bound_seconds(300, 60) == 45
+
+
+def test_a_shorter_age_bound_stays_as_it_is() -> None:
+    assert age_bound_seconds(10, 60) == 10

@@ -44,8 +44,7 @@ def test_where_the_mix_inverts_the_planner_makes_more_of_each_gpu_hour(reports: 
     assert planner.goodput_per_gpu_hour >= 1.1 * static.goodput_per_gpu_hour
 
 
-def test_nothing_is_lost_and_next_to_nothing_refused_on_the_way(reports: dict[str, PolicyReport]) -> None:
+def test_every_request_is_completed_on_the_way(reports: dict[str, PolicyReport]) -> None:
     planner = reports["planner"]
     assert planner.lost == 0
-    # Prompts that are late anyhow wait for engines without streams; some wait longer than the router lets them.
-    assert planner.completed >= 0.995 * planner.requests
+    assert planner.completed == planner.requests

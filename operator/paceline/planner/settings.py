@@ -9,6 +9,7 @@ from paceline.errors import ConfigError
 from paceline.policy.resources import engine_profile, hardware_pools
 from paceline.policy.scaling.profiles import get_profile
 from paceline.policy.scaling.settings import EngineModels, ForecastSettings, PoolSettings, ScalingSettings
+from paceline.policy.waiting import age_bound_seconds
 
 NEAR_WINDOW_SECONDS = 60.0
 """Newest part of the demand window, by which roles are judged; shorter where the whole window is."""
@@ -50,7 +51,9 @@ def scaling_settings(md: ModelDeployment, *, gpu_limit: int | None = None) -> Sc
         kv_usage=scaling.kv_usage_percent / 100,
         start_deadline_seconds=float(spec.engine.start_deadline_seconds),
         idle_seconds=float(scaling.scale_to_zero.idle_seconds) if sleeps else None,
-        late_age_bound_seconds=float(spec.routing.queue.max_late_seconds),
+        late_age_bound_seconds=age_bound_seconds(
+            spec.routing.queue.max_late_seconds, spec.routing.admission.max_queue_seconds
+        ),
         forecast=ForecastSettings(
             enabled=scaling.forecast.mode is Toggle.ENABLED,
             peak_quantile=scaling.forecast.peak_percent / 100,

@@ -22,6 +22,7 @@ from paceline.simulator.report import attainment
 from paceline.simulator.score import feasible
 from paceline.simulator.settings import Objective, SimSettings
 from paceline.simulator.simulation import Run, Simulation
+from paceline.simulator.static_search import smallest
 from paceline.simulator.workload import Workload
 
 BoolArray = NDArray[np.bool_]
@@ -154,24 +155,24 @@ class FleetSearch:
         budget = self._settings.gpu_budget // max(1, self._settings.gpus_per_engine)
         if self._mode is PoolMode.AGGREGATED:
             least, most = bounds[Role.BOTH]
-            found = _smallest(lambda n: self.at(n, 0).good, prefill + decode, least, min(most, budget))
+            found = smallest(lambda n: self.at(n, 0).good, prefill + decode, least, min(most, budget))
             return None if found is None else self.at(found, 0)
         (least, most), (least_decode, most_decode) = bounds[Role.PREFILL], bounds[Role.DECODE]
         # Prefill gets what a guess may have missed, but never so much that decode is left with nothing.
         many = max(least, min(most, 2 * prefill + 2, budget - least_decode))
-        steps = _smallest(
+        steps = smallest(
             lambda n: self.at(many, n).itl_held >= target, decode, least_decode, min(most_decode, budget - many)
         )
         if steps is None:
             return None
-        prompts = _smallest(lambda n: self.at(n, steps).good, prefill, least, min(most, budget - steps))
+        prompts = smallest(lambda n: self.at(n, steps).good, prefill, least, min(most, budget - steps))
         best = None if prompts is None else self.at(prompts, steps)
         more = steps + 1
         if more > most_decode:
             return best
         highest = min(most, budget - more) if prompts is None else prompts - 2
         if highest >= least and (prompts is None or self.at(highest, more).good):
-            fewer = _smallest(lambda n: self.at(n, more).good, highest, least, highest)
+            fewer = smallest(lambda n: self.at(n, more).good, highest, least, highest)
             best = best if fewer is None else self.at(fewer, more)
         return best
 
@@ -185,32 +186,6 @@ def slower(settings: SimSettings, share: float) -> SimSettings:
     return replace(
         settings, profile=replace(profile, **{name: getattr(profile, name) * (1 + share) for name in fields})
     )
-
-
-def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int | None:
-    """Smallest number that is enough, near a guess; None if none is."""
-    if most < least:
-        return None
-    guess = max(least, min(most, guess))
-    if enough(guess):
-        while guess > least and enough(guess - 1):
-            guess -= 1
-        return guess
-    low, high, step = guess, guess, 1
-    while high < most:
-        high = min(most, high + step)
-        if enough(high):
-            break
-        low, step = high, 2 * step
-    else:
-        return None
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if enough(middle):
-            high = middle
-        else:
-            low = middle
-    return high
 
 
 def _peaks(run: Run) -> tuple[int, int]:

@@ -19,8 +19,15 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+AGED_SHARE: Final = 0.75
+"""Of the longest time that a request may wait: beyond it, whoever is late is served before it is too late for good."""
 SLACK: Final = 64
 """Withdrawn tickets kept beyond as many as wait: sweeping them out then costs each push a constant."""
+
+
+def age_bound_seconds(max_late_seconds: float, max_queue_seconds: float) -> float:
+    """The age bound of a line whose requests are refused after ``max_queue_seconds``: a bound after that is none."""
+    return min(max_late_seconds, AGED_SHARE * max_queue_seconds)
 
 
 @dataclass(slots=True, eq=False)

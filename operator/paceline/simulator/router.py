@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from paceline.api.wire import Role
 from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.scaling.perfmodel import EngineProfile
+from paceline.policy.waiting import age_bound_seconds
 from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
 from paceline.simulator.heaps import LazyHeap
@@ -93,7 +94,7 @@ class SimRouter:
         """Engines that compute prompts for others, also those that rest."""
         self._ahead_seconds = AHEAD_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
         self._prices = Prices(profile, block_size)
-        self.line = Line(settings.age_bound_seconds)
+        self.line = Line(age_bound_seconds(settings.age_bound_seconds, settings.max_queue_seconds))
         """Requests that no prefill engine has room for, or that came when there was no engine."""
         self._handoffs: deque[SimRequest] = deque()
         """Computed prompts that no decode engine has room for."""

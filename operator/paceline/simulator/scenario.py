@@ -17,6 +17,7 @@ from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import get_profile, known_profiles
 from paceline.policy.scaling.settings import ForecastSettings, PoolSettings, ScalingSettings
+from paceline.policy.waiting import age_bound_seconds
 from paceline.simulator.router import RouterSettings
 from paceline.simulator.settings import Objective, PodHabits, SimSettings, Tiers
 
@@ -105,7 +106,9 @@ def _scaling(md: ModelDeployment, bounds: Mapping[Role, tuple[int, int]], gpus: 
         kv_usage=scaling.kv_usage_percent / 100,
         start_deadline_seconds=float(md.spec.engine.start_deadline_seconds),
         idle_seconds=float(idle.idle_seconds) if idle.policy is ScaleToZeroPolicy.WHEN_IDLE else None,
-        late_age_bound_seconds=float(md.spec.routing.queue.max_late_seconds),
+        late_age_bound_seconds=age_bound_seconds(
+            md.spec.routing.queue.max_late_seconds, md.spec.routing.admission.max_queue_seconds
+        ),
         forecast=ForecastSettings(
             enabled=scaling.forecast.mode is Toggle.ENABLED,
             peak_quantile=scaling.forecast.peak_percent / 100,

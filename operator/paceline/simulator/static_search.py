@@ -76,22 +76,32 @@ class StaticSearch:
 
     @staticmethod
     def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int:
-        """Smallest number that is enough, near a guess; ``most`` if none is."""
-        guess = max(least, min(most, guess))
-        if enough(guess):
-            while guess > least and enough(guess - 1):
-                guess -= 1
-            return guess
-        low, high, step = guess, guess, 1
-        while high < most:
-            high = min(most, high + step)
-            if enough(high):
-                break
-            low, step = high, 2 * step
-        while low + 1 < high:
-            middle = (low + high) // 2
-            if enough(middle):
-                high = middle
-            else:
-                low = middle
-        return high
+        """Smallest number that is enough; ``most`` if none is."""
+        found = smallest(enough, guess, least, most)
+        return most if found is None else found
+
+
+def smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int | None:
+    """Smallest number in [least, most] that is enough, near a guess; None if none is."""
+    if most < least:
+        return None
+    guess = max(least, min(most, guess))
+    if enough(guess):
+        while guess > least and enough(guess - 1):
+            guess -= 1
+        return guess
+    low, high, step = guess, guess, 1
+    while high < most:
+        high = min(most, high + step)
+        if enough(high):
+            break
+        low, step = high, 2 * step
+    else:
+        return None
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -24,6 +24,7 @@ from paceline.policy.scaling.observation import (
 )
 from paceline.policy.scaling.planner import plan
 from paceline.policy.scaling.settings import EngineModels, PoolSettings, ScalingSettings
+from paceline.policy.waiting import age_bound_seconds
 from paceline.simulator.cluster import Cluster, Pod, PodState, Targets
 from paceline.simulator.policies.base import Context, Policy
 from paceline.simulator.score import Attained
@@ -104,7 +105,7 @@ def default_scaling(settings: SimSettings) -> ScalingSettings:
         flexible=settings.flexible,
         gpu_budget=settings.gpu_budget,
         start_deadline_seconds=settings.pods.start_deadline_seconds,
-        late_age_bound_seconds=settings.router.age_bound_seconds,
+        late_age_bound_seconds=age_bound_seconds(settings.router.age_bound_seconds, settings.router.max_queue_seconds),
     )
 
 
