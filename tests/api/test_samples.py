@@ -27,6 +27,7 @@ def test_there_is_a_sample_for_each_way_to_run() -> None:
         "heterogeneous",
         "multi-node",
         "cpu",
+        "tenants",
     }
 
 

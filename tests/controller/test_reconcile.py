@@ -144,7 +144,7 @@ async def test_a_child_that_was_edited_by_hand_is_put_back_and_that_is_told(clus
 
 async def test_an_invalid_spec_changes_nothing_but_the_status(cluster: Cluster) -> None:
     await cluster.run()
-    cluster.change("tenancy", mode="ApiKeys")
+    cluster.change("tenancy", reasoningTokens=100)
     assert await cluster.run() == [("patch", f"{PATH}/status")]
     accepted = cluster.condition("Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
@@ -155,7 +155,7 @@ async def test_an_invalid_spec_changes_nothing_but_the_status(cluster: Cluster) 
 
 async def test_while_a_spec_is_invalid_the_last_valid_one_stays_in_force(cluster: Cluster) -> None:
     await cluster.run()
-    cluster.change("tenancy", mode="ApiKeys")
+    cluster.change("tenancy", reasoningTokens=100)
     await cluster.run()
     other = Cluster()  # an operator that never saw the valid one
     other.api.objects = cluster.api.objects
@@ -165,7 +165,7 @@ async def test_while_a_spec_is_invalid_the_last_valid_one_stays_in_force(cluster
 
 
 async def test_a_spec_that_never_was_valid_makes_nothing(cluster: Cluster) -> None:
-    cluster.change("tenancy", mode="ApiKeys")
+    cluster.change("tenancy", reasoningTokens=100)
     await cluster.run()
     assert cluster.names(DEPLOYMENT) == []
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"

@@ -42,8 +42,9 @@ def test_the_quickstart_makes_four_engines_that_change_roles_and_a_router() -> N
 
 
 @pytest.mark.parametrize("name", [path.name for path in SAMPLES.glob("*.yaml")])
-def test_every_sample_can_be_planned_on_emulated_engines(name: str) -> None:
-    made = plan(sample(name))
+def test_every_sample_can_be_planned_on_emulated_engines(name: str, tmp_path: Path) -> None:
+    md = sample(name)
+    made = plan(md, tenant_keys=tmp_path if md.spec.tenancy.tenants else None)
     launches = [pod.launch() for pod in (*made.engines, made.router)]
     assert all(launch.program.argv[1] == "-m" for launch in launches)
     for launch in launches:

@@ -260,6 +260,30 @@ class Queue(_Wire, frozen=True, kw_only=True):
     max_late_seconds: Positive = 60
 
 
+class Tenant(_Wire, frozen=True, kw_only=True):
+    """Somebody with API keys. Limits are those of one router."""
+
+    name: str
+    priority: int = 0
+    """Added to that of the request's class."""
+    weight: Positive = 1
+    """Of its share of the tokens while tenants wait."""
+    tokens_per_minute: Positive | None = None
+    max_running_requests: Positive | None = None
+    reasoning_tokens: NonNegative | None = None
+    """Most in one request."""
+    models: tuple[str, ...] = ()
+    """Names that it may use; empty: all."""
+
+
+class Tenancy(_Wire, frozen=True, kw_only=True):
+    """Only these may send requests. Their keys are in files, so that they can change while the router runs."""
+
+    tenants: Annotated[tuple[Tenant, ...], Meta(min_length=1)]
+    isolate_caches: bool = True
+    """Whether a prompt of one is never found in the cache by another."""
+
+
 class RouterConfig(_Wire, frozen=True, kw_only=True):
     """Everything a router needs to know besides its flags and its fleet."""
 
@@ -290,6 +314,10 @@ class RouterConfig(_Wire, frozen=True, kw_only=True):
     """
     admission: Admission = msgspec.field(default_factory=Admission)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+    tenancy: Tenancy | None = None
+    """None: everybody who reaches the router is served."""
+    reasoning_tokens: NonNegative | None = None
+    """Most in one request of those who are no tenants."""
 
 
 T = TypeVar("T", bound=_Wire)

@@ -63,6 +63,12 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
     help="Of the endpoint; 0 takes any free one.",
 )
 @click.option(
+    "--tenant-keys",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with a file of API keys, one a line, for each tenant of the manifest.",
+)
+@click.option(
     "--scaling",
     type=click.Choice(["Auto", "Recommend", "Off"]),
     help="In place of the manifest's scaling.mode. With --prefill or --decode the default is Off.",
@@ -102,6 +108,7 @@ def up(
     prefill: int | None,
     decode: int | None,
     port: int,
+    tenant_keys: Path | None,
     scaling: str | None,
     record: Path | None,
     load_kind: str | None,
@@ -151,6 +158,7 @@ def up(
             speed=speed,
             profile=profile,
             port=port,
+            tenant_keys=tenant_keys,
             counts={role: count for role, count in counts.items() if count is not None},
         ),
         run_dir=folder,

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 import aiohttp
 import msgspec
@@ -44,6 +45,8 @@ class LoadOptions:
     """Arrival times of the trace are divided by it."""
     max_in_flight: int = MAX_IN_FLIGHT
     idle_seconds: float = IDLE_SECONDS
+    keys: tuple[str, ...] = ()
+    """API keys, over which sessions are spread; empty: none is needed."""
 
 
 @dataclass(slots=True)
@@ -140,7 +143,7 @@ class LoadClient:
             async with self._session.post(
                 f"{self._options.url}/v1/completions",
                 data=body,
-                headers={"content-type": "application/json"},
+                headers=self._headers(result.request),
                 timeout=self._timeout,
             ) as answer:
                 result.status = answer.status
@@ -156,6 +159,13 @@ class LoadClient:
         finally:
             result.ended = self._clock.monotonic() - start
             self._slots.release()
+
+    def _headers(self, request: TraceRequest) -> dict[str, str]:
+        headers = {"content-type": "application/json"}
+        if keys := self._options.keys:
+            who = request.session or str(request.arrival_seconds)
+            headers["authorization"] = f"Bearer {keys[crc32(who.encode()) % len(keys)]}"
+        return headers
 
     def _body(self, request: TraceRequest) -> bytes:
         # The prompt is rendered already: only what is around it goes through the JSON encoder.

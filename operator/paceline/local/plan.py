@@ -19,6 +19,7 @@ from paceline.errors import ConfigError, ConfigurationImpossible
 from paceline.local.kubelet import Launch
 from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, router_program
 from paceline.local.ports import PortAllocator, require_free
+from paceline.local.tenants import check_keys, one_router
 from paceline.policy.resources import EngineChildren, HardwarePool, RouterChildren, children, engine_profile
 from paceline.policy.scaling.profiles import get_profile
 
@@ -45,6 +46,8 @@ class ClusterOptions:
     """Of the endpoint; 0 takes any that is free."""
     counts: Mapping[wire.Role, int] = field(default_factory=dict)
     """Engines by role; a role that is missing has its minimum."""
+    tenant_keys: Path | None = None
+    """Folder with a file of API keys for each tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,8 @@ def make_plan(
     Raises LocalRuntimeError when the endpoint's port is in use, ConfigError for counts or profiles that can't be, and
     ConfigurationImpossible for engines that one machine can't hold.
     """
-    made = children(md)
+    check_keys(md, options.tenant_keys)
+    made = children(one_router(md))
     context = Context(
         config_maps={m["metadata"]["name"]: m["data"] for m in made.manifests() if m["kind"] == "ConfigMap"},
         environment=environment,
@@ -270,5 +274,6 @@ def _router(
         )
         return Launch(program, wire.EnginePorts(api=endpoint, admin=admin), lambda: ports.release(admin))
 
+            tenant_keys=options.tenant_keys,
     # It is ready when an engine is, and real engines take their time.
     return PodPlan(identity.name, launch, ROUTER_START_SECONDS + md.spec.engine.start_deadline_seconds)

@@ -19,6 +19,7 @@ from paceline.api import wire
 from paceline.errors import LocalRuntimeError
 from paceline.local.process import Program
 from paceline.policy.resources import Manifest
+from paceline.policy.resources.tenants import KEYS_FLAG
 
 LOOPBACK: Final = "127.0.0.1"
 ENGINE_CONFIG_ENV: Final = "PACELINE_ENGINE_CONFIG"
@@ -76,10 +77,12 @@ def router_program(
     fleet_file: Path,
     speed: float = 1.0,
     tokenizer: str | None = None,
+    tenant_keys: Path | None = None,
 ) -> Program:
     """The router on ``port`` of loopback. Its objective is in the engines' time, so it shrinks with their ``speed``.
 
-    ``tokenizer``: see :class:`paceline.api.wire.RouterConfig`; None leaves it as it is.
+    ``tokenizer``: see :class:`paceline.api.wire.RouterConfig`; None leaves it as it is. ``tenant_keys``: folder of the
+    tenants' keys.
     """
     variables = _variables(template, identity, context)
     config = wire.decode(wire.RouterConfig, variables[ROUTER_CONFIG_ENV], source=ROUTER_CONFIG_ENV)
@@ -94,6 +97,8 @@ def router_program(
         "--fleet-source": "file",
         "--fleet-file": str(fleet_file),
     }
+    if tenant_keys is not None:
+        flags[KEYS_FLAG] = str(tenant_keys.resolve())
     live = {LIVE_PAGE_ENV: "on", LIVE_DECISIONS_ENV: str(fleet_file.with_name(DECISIONS))}
     return Program(_with_flags(_argv(template), flags), _environment(context, variables, live))
 

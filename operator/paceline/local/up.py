@@ -37,6 +37,7 @@ from paceline.local.pods import LOOPBACK
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.local.report import LoadFacts, SloReport, make_report
+from paceline.local.tenants import a_key_of_each
 from paceline.planner.recorder import Recorder
 from paceline.policy.scaling.profiles import get_profile
 from paceline.traces.prompts import PromptMaker
@@ -223,7 +224,8 @@ class _Run:
             return
         model, speed = self._md.spec.model.client_name, self._options.cluster.speed
         client = LoadClient(
-            LoadOptions(self._cluster.url, model, speed=speed),
+            LoadOptions(self._cluster.url, model, speed=speed, keys=a_key_of_each(self._md, keys)),
+        keys = self._options.cluster.tenant_keys
             session=self._session,
             prompts=PromptMaker(),
             clock=self._clock,

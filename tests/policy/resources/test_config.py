@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from paceline.api import wire
-from paceline.errors import SpecError
 from paceline.policy.resources import Images, engine_config, engine_profile, hardware_pools, revision, router_config
 from tests.api.documents import deployment, sample
 
@@ -142,11 +141,6 @@ class TestRouterConfig:
     def test_has_the_limits_of_the_wire_where_the_resource_names_none(self) -> None:
         found = router_config(deployment())
         assert (found.admission, found.timeouts) == (wire.Admission(), wire.Timeouts())
-
-    def test_refuses_api_keys_rather_than_serving_openly_what_is_asked_to_be_closed(self) -> None:
-        tenant = {"name": "a", "apiKeysSecret": {"name": "keys", "key": "a"}}
-        with pytest.raises(SpecError, match=r"spec\.tenancy\.mode: ApiKeys is not available"):
-            router_config(deployment(tenancy={"mode": "ApiKeys", "tenants": [tenant]}))
 
 
 class TestEngineProfile:

@@ -225,13 +225,16 @@ def config(**changes: Any) -> wire.RouterConfig:
 
 
 @asynccontextmanager
-async def bench(tmp_path: Path, *engines: FakeEngine, **changes: Any) -> AsyncIterator[Bench]:
+async def bench(
+    tmp_path: Path, *engines: FakeEngine, tenant_keys: Path | None = None, **changes: Any
+) -> AsyncIterator[Bench]:
     """Start engines and a router; everything is stopped at the end."""
     fleet_file = tmp_path / "fleet.json"
     settings_config = config(**changes)
     settings = Settings(
         host="127.0.0.1", port=0, admin_port=0, fleet_file=fleet_file, config=settings_config, parent_fd=None,
         model=NominalModel(), placement=placement_settings(settings_config, NominalModel()),
+        tenant_keys=tenant_keys,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         for engine in engines:

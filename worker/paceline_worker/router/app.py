@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -31,6 +32,8 @@ from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.routes import Routes
 from paceline_worker.router.settings import Settings, knowledge_settings
 from paceline_worker.router.slo import SloCounts
+from paceline_worker.router.tenants.keys import KeyRing
+from paceline_worker.router.tenants.metrics import TenantMetrics
 from paceline_worker.router.tokens.tokeniser import open_tokeniser
 from paceline_worker.router.tracing.trace import open_tracer
 from paceline_worker.router.watch import Watch
@@ -47,6 +50,8 @@ class Router:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        tenants = _tenants(settings)
+        self._keys = None if tenants is None else tenants[1]
         config, clock = settings.config, WallClock()
         timeouts = config.timeouts
         self.pool = Pool(
@@ -78,7 +83,9 @@ class Router:
             config.max_model_len,
         )  # fmt: skip
         self._tracer = open_tracer(config.deployment, enabled=settings.tracing)
-        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock, self._tracer)
+        self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock, self._tracer, tenants)
+        if self._routes.door is not None:
+            self.metrics.registry.register(TenantMetrics(self._routes.door))
         self._watch = Watch(self.fleet, self.pool)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
         self._live = self._live_page(slo)
@@ -116,6 +123,8 @@ class Router:
         """Read the fleet and serve. Raises ConfigError when a port can't be used."""
         settings = self._settings
         self._source.begin()
+        if self._keys is not None:
+            self._keys.read()
         limits = Limits(max_body_bytes=settings.config.admission.max_body_bytes)
         flag, port = "--port", settings.port
         try:
@@ -132,6 +141,8 @@ class Router:
             asyncio.create_task(self._source.follow(), name="fleet source"),
             asyncio.create_task(self._tick(), name="tick"),
         ]
+        if self._keys is not None:
+            self._tasks.append(asyncio.create_task(self._keys.follow(), name="tenant keys"))
         log.info(
             "router of %s listens on %s:%d, admin on %d", settings.config.deployment, settings.host, self.port,
             self.admin_port,
@@ -226,6 +237,16 @@ class Router:
         yield "engine_kv_usage", "Share of KV blocks in use, as the engine said last.", labels, engine.reported.kv_usage
         cached = self.knowledge.told(engine) * self._settings.config.block_size
         yield "engine_cached_tokens", "Tokens that the engine's cache is known to hold.", labels, cached
+
+
+def _tenants(settings: Settings) -> tuple[wire.Tenancy, KeyRing] | None:
+    """None where everybody is served. Raises ConfigError where tenants are named, and no place of their keys."""
+    tenancy = settings.config.tenancy
+    if tenancy is None:
+        return None
+    if settings.tenant_keys is None:
+        raise ConfigError("There are tenants, and no folder of their API keys: nobody is served.")
+    return tenancy, KeyRing(settings.tenant_keys, [one.name for one in tenancy.tenants], secrets.token_bytes(32))
 
 
 def _fleet_source(settings: Settings, fleet: Fleet, metrics: Metrics) -> FleetSource:

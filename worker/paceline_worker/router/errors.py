@@ -10,6 +10,7 @@ from paceline_worker.http.message import Response
 
 _KINDS: Final = {
     400: "invalid_request_error",
+    401: "authentication_error",
     404: "not_found_error",
     405: "invalid_request_error",
     429: "rate_limit_error",
@@ -30,8 +31,8 @@ class ApiError(PacelineError):
         """For the metric of rejections; empty when this is none."""
         self.retry_after = retry_after
         """Seconds."""
-        self.allow = b""
-        """Methods, for 405."""
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
+        """More of them."""
 
     def body(self) -> bytes:
         """The error object."""
@@ -40,11 +41,9 @@ class ApiError(PacelineError):
 
     def send(self, response: Response, *headers: tuple[bytes, bytes]) -> None:
         """Answer with it."""
-        extra = [JSON, *headers]
+        extra = [JSON, *headers, *self.headers]
         if self.retry_after is not None:
             extra.append((b"retry-after", str(self.retry_after).encode()))
-        if self.allow:
-            extra.append((b"allow", self.allow))
         response.send(self.status, self.body(), extra)
 
     def event(self) -> bytes:
@@ -55,5 +54,5 @@ class ApiError(PacelineError):
 def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
     """405."""
     error = ApiError(405, f"{method} is not allowed on {path}; use {allowed}.")
-    error.allow = allowed.encode()
+    error.headers = ((b"allow", allowed.encode()),)
     return error

@@ -118,7 +118,7 @@ class Flow:
     async def run(self, incoming: Incoming, response: Response) -> None:
         """Answer one request. Raises ApiError while nothing has been sent."""
         prepared = await self._matcher.prepare(incoming.call, incoming.hints)
-        self._note_arrival(prepared)
+        self._note_arrival(incoming, prepared)
         if incoming.hints.explain is Explain.ONLY:
             self._gate.decide(prepared)
             response.send(200, self._explanation(prepared, MOST_EXPLAINED), (JSON, incoming.request_id))
@@ -131,6 +131,8 @@ class Flow:
         while True:
             attempt += 1
             place = await incoming.trace.during("queue", self._gate.place(prepared))
+            if incoming.visit is not None:
+                incoming.visit.placed()
             try:
                 attempted = self._attempt(incoming, prepared, place, response)
                 await incoming.trace.during("answer", attempted, engine=place.decode.name)
@@ -190,6 +192,8 @@ class Flow:
         engine, transcript = place.decode, None
         if incoming.call.stream and obstacle(incoming.call) is None:
             transcript = Transcript(show_ids=incoming.call.shows_ids)
+            if incoming.visit is not None:
+                incoming.visit.follow(transcript)
         try:
             exchange = await self.open(incoming, prepared, place, ids=transcript is not None)
             try:
@@ -234,6 +238,8 @@ class Flow:
                 await relay.run()
             finally:
                 self._observe(relay, incoming.arrived)
+                if incoming.visit is not None:
+                    incoming.visit.said(relay.tokens)
             self._outcomes.ended(ttft_met=in_time, itl=relay.mean_gap())
             if relay.first_at is not None:
                 waited = relay.first_at - incoming.arrived
@@ -253,7 +259,9 @@ class Flow:
             raise _Failed(engine, error, reason="garbage")
         engine.health.request_succeeded()
         if status == 200:
-            self._outcomes.answered_whole(prepared.base.prompt_tokens, body)
+            said = self._outcomes.answered_whole(prepared.base.prompt_tokens, body)
+            if incoming.visit is not None:
+                incoming.visit.said(said)
             self._slo.answered(incoming.request_class)
             self._matcher.answering(prepared, engine, place.prefill)
         response.send(status, body, headers)
@@ -310,6 +318,8 @@ class Flow:
             answer = {"prefetched": False, "reason": "other requests are served first"}
             response.send(200, msgspec.json.encode(answer), (JSON, incoming.request_id))
             return
+        if incoming.visit is not None:
+            incoming.visit.placed()
         engine = place.prefill or place.decode
         try:
             self._matcher.computing(prepared, engine, place.placement.prefill_seconds)
@@ -342,12 +352,18 @@ class Flow:
 
     # --- bookkeeping
 
-    def _note_arrival(self, prepared: Prepared) -> None:
+    def _note_arrival(self, incoming: Incoming, prepared: Prepared) -> None:
+        """Raises OverLimit for a tenant that has used its tokens: that is no demand that engines should meet."""
+        prompt, held = prepared.base.prompt_tokens, 0
         if prepared.prompt is not None:
             prompt = prepared.peek().prompt_tokens
-            held = max((known.tokens for known in prepared.known.values()), default=0)
-            self._metrics.cached_tokens.observe(min(held, prompt))
-            self._metrics.uncached_tokens.observe(max(0, prompt - held))
+            held = min(prompt, max((known.tokens for known in prepared.known.values()), default=0))
+        if incoming.visit is not None:
+            output = 0 if incoming.hints.prefetch else prepared.base.output_tokens
+            incoming.visit.expect(cached=held, uncached=prompt - held, output=output)
+        if prepared.prompt is not None:
+            self._metrics.cached_tokens.observe(held)
+            self._metrics.uncached_tokens.observe(prompt - held)
 
     def unwell(self, engine: Engine, error: Exception) -> None:
         """The engine failed a request. A connection that it closed while nobody used it says nothing about it."""

@@ -21,7 +21,7 @@ from paceline.policy.routing.fleet import EngineModel, EngineView
 from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.routing.placement import Placement, choose, has_room, prefill_room_in
 from paceline.policy.routing.pools import Split
-from paceline.policy.waiting import Ticket, WaitingLine
+from paceline.policy.waiting import Ticket, WaitingLine, age_bound_seconds
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import VIEW_SECONDS, Engine, Fleet, Lease
 from paceline_worker.router.metrics import DECISION_BUCKETS, Distribution
@@ -106,7 +106,7 @@ class Gate:
         self._by_arrival = config.queue.order is wire.QueueOrder.ARRIVAL
         self._random = random
         self._loop = asyncio.get_running_loop()
-        age_bound = float(config.queue.max_late_seconds)
+        age_bound = age_bound_seconds(config.queue.max_late_seconds, config.admission.max_queue_seconds)
         self._decode_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
         self._prefill_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
         self._prefill_first = False
@@ -221,6 +221,8 @@ class Gate:
             self._count_queued(waiter, 0.0)
             placed, other = self._try(waiter.asking, line, waiter.arrived)
             if placed is None:
+                if other is line and waiter.ticket is not None:
+                    line.not_served(waiter.ticket)
                 self._push(waiter, other)
                 if other is line:
                     return
@@ -242,13 +244,16 @@ class Gate:
         view = waiter.asking.view()
         waiter.line = line
         ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
-        service = self._model.prefill_seconds(view.prompt_tokens - max(view.match.values(), default=0))
+        uncached = view.prompt_tokens - max(view.match.values(), default=0)
+        service = self._model.prefill_seconds(uncached)
         waiter.ticket = line.push(
             waiter,
             arrived=waiter.arrived,
             deadline=waiter.arrived if self._by_arrival else waiter.arrived + ttft,
             service_seconds=ALWAYS_IN_TIME if self._by_arrival else service,
             priority=view.priority,
+            tenant=view.tenant,
+            cost=(uncached + view.output_tokens) / view.weight,
         )
         self._count_queued(waiter, service if line is self._prefill_line else 0.0)
 

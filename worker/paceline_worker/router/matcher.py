@@ -119,12 +119,12 @@ class Matcher:
         prefer = frozenset[str]()
         if self._affinity and (hints.session is not None or hints.parent is not None):
             prefer = self._sessions.engines(hints.session, hints.parent, self._clock.monotonic())
-        priority = view.priority if hints.priority is None else hints.priority
+        own = max(-MAX_PRIORITY, min(MAX_PRIORITY, view.priority)) if hints.priority is None else hints.priority
         base = msgspec.structs.replace(
             view,
             prompt_tokens=view.prompt_tokens if prompt is None else prompt.tokens,
             output_tokens=hints.expected_output_tokens or view.output_tokens,
-            priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, priority)),
+            priority=own + call.standing,
             ttft_seconds=hints.ttft_seconds,
             prefer=prefer,
         )

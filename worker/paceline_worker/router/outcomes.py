@@ -71,14 +71,15 @@ class Outcomes(Collector):
         self._prompt_tokens[bucket] += prompt_tokens
         self._answer_tokens[bucket] += answer_tokens
 
-    def answered_whole(self, prompt_tokens: int, body: bytes) -> None:
-        """The same for an answer that was no stream; its own word says how long it was."""
+    def answered_whole(self, prompt_tokens: int, body: bytes) -> int:
+        """The same for an answer that was no stream. Returns how long it was by its own word."""
         try:
             tokens = _ANSWER.decode(body).usage.completion_tokens
         except msgspec.DecodeError:
-            return
+            return 0
         if tokens > 0:
             self.answered(prompt_tokens, tokens)
+        return max(0, tokens)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance."""

@@ -67,6 +67,8 @@ class Rules:
     adapters: frozenset[str]
     """Those of the models that are LoRA adapters."""
     max_model_len: int | None
+    must_name: bool = False
+    """Whether requests must name one, because that which engines take by default is not among them."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -80,6 +82,8 @@ class Call(msgspec.Struct, frozen=True):
     """Whether it has one prompt, not several."""
     salt: str | None = None
     """Its prompt shares no cache with those of another salt."""
+    standing: int = 0
+    """Of its tenant; added to its priority."""
 
     @property
     def shows_ids(self) -> bool:
@@ -110,7 +114,7 @@ def parse(kind: Kind, body: bytes, rules: Rules) -> Call:
         fields = _TOP.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, f"The body must be a JSON object: {error}") from None
-    model = _check_model(fields, rules.models)
+    model = _check_model(fields, rules)
     adapter = model if model in rules.adapters else None
     if kind is Kind.OTHER:
         view = RequestView(prompt_tokens=len(body) // BYTES_PER_TOKEN, transferable=False, adapter=adapter)
@@ -132,15 +136,17 @@ def parse(kind: Kind, body: bytes, rules: Rules) -> Call:
             transferable=single and count in (None, 1) and not _needs_whole_prompt(fields),
             adapter=adapter,
             # The engine's own scale counts the other way.
-            priority=-(_field(fields, "priority", _INT, "an integer") or 0),
+            priority=-(optional_integer(fields, "priority") or 0),
         ),
     )
 
 
-def _check_model(fields: Fields, models: frozenset[str]) -> str | None:
+def _check_model(fields: Fields, rules: Rules) -> str | None:
     model = _field(fields, "model", _STR, "a string")
-    if model is not None and model not in models:
-        known = ", ".join(sorted(models))
+    if model is None and rules.must_name:
+        raise ApiError(400, f"model: is required; served are: {', '.join(sorted(rules.models))}.", param="model")
+    if model is not None and model not in rules.models:
+        known = ", ".join(sorted(rules.models))
         raise ApiError(404, f"model: {_shown(model)} does not exist here; served are: {known}.", param="model")
     return model
 
@@ -213,8 +219,13 @@ def _field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T | None], w
         raise ApiError(400, f"{name}: must be {wanted}, not {found}.", param=name) from None
 
 
+def optional_integer(fields: Fields, name: str) -> int | None:
+    """An integer field; None where it is missing or null. Raises ApiError 400."""
+    return _field(fields, name, _INT, "an integer")
+
+
 def _integer(fields: Fields, name: str, *, least: int) -> int | None:
-    value = _field(fields, name, _INT, "an integer")
+    value = optional_integer(fields, name)
     if value is not None and value < least:
         raise ApiError(400, f"{name}: must be at least {least}, not {value}.", param=name)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -23,6 +24,10 @@ from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Kind, Rules, parse
 from paceline_worker.router.slo import NO_CLASS, SloCounts
+from paceline_worker.router.tenants.accounts import Account, OverLimit, Visit
+from paceline_worker.router.tenants.door import AUTHORIZATION, Door, Unauthorized
+from paceline_worker.router.tenants.keys import KeyRing
+from paceline_worker.router.tenants.terms import Terms
 from paceline_worker.router.tracing.trace import TRACE_PARENT, Trace, Tracer
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,8 @@ CALLS: Final = {
     "/tokenize": Kind.OTHER,
     "/detokenize": Kind.OTHER,
 }
+HEALTH: Final = "/health"
+"""For whoever balances load: it has no key."""
 REQUEST_ID: Final = b"x-request-id"
 MAX_REQUEST_ID_BYTES: Final = 256
 SHOWN_PATH: Final = 200
@@ -53,11 +60,17 @@ class Routes:
         slo: SloCounts,
         clock: Clock,
         tracer: Tracer,
+        tenants: tuple[wire.Tenancy, KeyRing] | None = None,
     ) -> None:
         adapters = frozenset(config.lora_names)
         self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len)
         self._classes = {entry.name: entry for entry in config.classes}
-        self._models = _model_list(config)
+        self._models = _model_list(config, self._rules.models)
+        self.door = None
+        """Where tenants are let in; None where everybody is served."""
+        if tenants is not None:
+            self.door = Door(*tenants, self._rules, partial(_model_list, config), clock)
+        self._terms = Terms(reasoning_tokens=config.reasoning_tokens) if config.reasoning_tokens is not None else None
         self._fleet = fleet
         self._flow = flow
         self._metrics = metrics
@@ -73,21 +86,42 @@ class Routes:
         request_id = (REQUEST_ID, _request_id(request))
         kind = CALLS.get(request.path)
         try:
+            account = None
+            if self.door is not None and request.path != HEALTH:
+                account = self._enter(self.door, request, known=kind is not None)
             if kind is None:
-                self._answer_itself(request, response, request_id)
+                self._answer_itself(request, response, request_id, account)
             else:
-                await self._call(kind, request, response, request_id)
+                await self._call(kind, request, response, request_id, account)
         except ApiError as error:
             error.send(response, request_id)
 
-    async def _call(self, kind: Kind, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:
+    def _enter(self, door: Door, request: Request, *, known: bool) -> Account:
+        try:
+            return door.enter(request)
+        except Unauthorized:
+            if known:
+                self._metrics.requests.add("unauthorized", request.path)
+            raise
+
+    async def _call(
+        self,
+        kind: Kind,
+        request: Request,
+        response: Response,
+        request_id: tuple[bytes, bytes],
+        account: Account | None,
+    ) -> None:
         arrived = self._clock.monotonic()
+        visit = None if account is None else Visit(account)
         outcome, request_class = "internal_error", NO_CLASS
         self.running += 1
         trace = self._tracer.begin(request, request_id[1])
         try:
             _check_method(request, "POST")
-            incoming = self._incoming(kind, request, request_id, arrived, trace)
+            if visit is not None:
+                visit.begin()
+            incoming = self._incoming(kind, request, request_id, arrived, trace, account, visit)
             request_class = incoming.request_class
             await self._flow.run(incoming, response)
             outcome = "ok" if response.status < 400 else "client_error"
@@ -106,16 +140,33 @@ class Routes:
         finally:
             self.running -= 1
             trace.end(outcome)
+            if visit is not None:
+                visit.end(outcome)
             self._metrics.requests.add(outcome, request.path)
             self._slo.ended(request_class, outcome)
             self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
 
     def _incoming(
-        self, kind: Kind, request: Request, request_id: tuple[bytes, bytes], arrived: float, trace: Trace
+        self,
+        kind: Kind,
+        request: Request,
+        request_id: tuple[bytes, bytes],
+        arrived: float,
+        trace: Trace,
+        account: Account | None,
+        visit: Visit | None,
     ) -> Incoming:
         hints = read_hints(request, self._classes)
-        call = parse(kind, request.body, self._rules)
         own = (REQUEST_ID, b"content-type", *((TRACE_PARENT,) if trace.replaces_parent else ()))
+        if account is None:
+            call = parse(kind, request.body, self._rules)
+            if self._terms is not None:
+                call = self._terms.impose(call)
+        else:
+            call = account.terms.impose(parse(kind, request.body, account.rules))
+            chosen = self._classes.get(hints.request_class or "")
+            hints = account.terms.limit(hints, 0 if chosen is None else chosen.priority)
+            own = (*own, AUTHORIZATION)  # a key is between its tenant and us
         headers = [
             pair for pair in end_to_end(request.headers) if pair[0] not in own and not pair[0].startswith(HINT_PREFIX)
         ]
@@ -128,13 +179,16 @@ class Routes:
             request_id=request_id,
             arrived=arrived,
             trace=trace,
+            visit=visit,
         )
 
-    def _answer_itself(self, request: Request, response: Response, request_id: tuple[bytes, bytes]) -> None:
+    def _answer_itself(
+        self, request: Request, response: Response, request_id: tuple[bytes, bytes], account: Account | None
+    ) -> None:
         if request.path == "/v1/models":
             _check_method(request, "GET", "HEAD")
-            response.send(200, self._models, (JSON, request_id))
-        elif request.path == "/health":
+            response.send(200, self._models if account is None else account.models, (JSON, request_id))
+        elif request.path == HEALTH:
             _check_method(request, "GET", "HEAD")
             if not any(engine.usable for engine in self._fleet):
                 raise ApiError(503, "No engine is usable.")
@@ -156,14 +210,16 @@ def _request_id(request: Request) -> bytes:
 def _outcome(error: ApiError) -> str:
     if error.reason:
         return "rejected"
+    if isinstance(error, OverLimit):
+        return "limited"
     return "client_error" if error.status < 500 else "upstream_error"
 
 
-def _model_list(config: wire.RouterConfig) -> bytes:
-    """OpenAI's list of models; adapters name the model that they sit on."""
+def _model_list(config: wire.RouterConfig, shown: frozenset[str]) -> bytes:
+    """OpenAI's list of models, of those that are ``shown``; adapters name the model that they sit on."""
     base = config.served_names[0]
     common = {"object": "model", "created": 0, "owned_by": "paceline"}
     length = {} if config.max_model_len is None else {"max_model_len": config.max_model_len}
     models = [{"id": name, **common, "root": base, "parent": None, **length} for name in config.served_names]
     models += [{"id": name, **common, "root": name, "parent": base} for name in config.lora_names]
-    return msgspec.json.encode({"object": "list", "data": models})
+    return msgspec.json.encode({"object": "list", "data": [model for model in models if model["id"] in shown]})

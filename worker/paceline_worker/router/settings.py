@@ -56,6 +56,8 @@ class Settings:
     live: LiveSettings | None = None
     """The live page; None where it is off."""
     tracing: bool = False
+    tenant_keys: Path | None = None
+    """Folder with a file of API keys for each tenant; None where there are no tenants."""
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -73,6 +75,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         default=ACCOUNT_FOLDER,
         help="source kubernetes: has token, ca.crt",
     )
+    parser.add_argument("--tenant-keys", type=Path, help="folder with a file of API keys, one a line, for each tenant")
     flags = parser.parse_args(arguments)
     for name, value in (("--port", flags.port), ("--admin-port", flags.admin_port)):
         if not 0 <= value < 1 << 16:
@@ -96,6 +99,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         placement=placement_settings(config, model),
         live=read_live_settings(environment),
         tracing=read_tracing(environment),
+        tenant_keys=_tenant_keys(flags.tenant_keys, config),
     )
 
 
@@ -146,6 +150,12 @@ def _pods(flags: argparse.Namespace, config: wire.RouterConfig, environment: Map
         selector=_required(flags.fleet_selector, "--fleet-selector", "kubernetes"),
         account_folder=flags.service_account_dir,
     )
+
+
+def _tenant_keys(folder: Path | None, config: wire.RouterConfig) -> Path | None:
+    if config.tenancy is not None and folder is None:
+        raise ConfigError("--tenant-keys: missing; the configuration has tenants, and their keys must be somewhere.")
+    return folder
 
 
 def _required(value: T | None, flag: str, source: str) -> T:

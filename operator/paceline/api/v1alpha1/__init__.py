@@ -14,10 +14,11 @@ from paceline.api.v1alpha1.routing import Routing, ServiceType
 from paceline.api.v1alpha1.scaling import Scaling, ScalingMode
 from paceline.api.v1alpha1.slo import Objective, RequestClass, Slo
 from paceline.api.v1alpha1.status import Condition, ConditionStatus, ModelDeploymentStatus
-from paceline.api.v1alpha1.tenancy import Tenancy, TenancyMode, Tenant
+from paceline.api.v1alpha1.tenancy import CacheIsolation, Tenancy, TenancyMode, Tenant
 
 __all__ = [
     "Accelerator",
+    "CacheIsolation",
     "Condition",
     "ConditionStatus",
     "EngineSpec",

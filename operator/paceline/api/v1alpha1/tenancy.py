@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from paceline.api.v1alpha1.base import DnsLabel, Model, Priority, SecretKey, Tokens, named_list
+from paceline.api.v1alpha1.base import DnsLabel, Model, ModelName, Priority, SecretKey, Tokens, named_list, plain_list
 
 TokenQuota = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 
@@ -19,6 +19,13 @@ class TenancyMode(StrEnum):
     API_KEYS = "ApiKeys"
 
 
+class CacheIsolation(StrEnum):
+    """Whether tenants can profit from one another's prompts, and so find out about them by how fast an answer comes."""
+
+    PER_TENANT = "PerTenant"
+    SHARED = "Shared"
+
+
 class Tenant(Model):
     """Somebody who sends requests."""
 
@@ -28,10 +35,14 @@ class Tenant(Model):
     """Secret that holds the tenant's API keys, one a line. Several keys at a time allow replacing one."""
     priority: Priority = 0
     """Added to the priority of the request's class. Higher goes first."""
+    share_weight: Annotated[int, Field(ge=1, le=1_000)] = 1
+    """Its part of the tokens, beside the weights of others, while tenants of one priority wait."""
     tokens_per_minute: TokenQuota | None = None
-    """Most tokens in a minute, uncached prompt and output together. Left out, there is no limit."""
+    """Most tokens in a minute, uncached prompt and output together, over all routers. Left out, there is no limit."""
     max_running_requests: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Most requests at a time. Left out, there is no limit."""
+    """Most requests at a time, waiting ones among them, over all routers. Left out, there is no limit."""
+    models: Annotated[tuple[ModelName, ...], plain_list(at_most=64)] = ()
+    """Names that it may use, of the model and of LoRA adapters. Left out, all."""
     reasoning_tokens: Tokens | None = None
     """Most reasoning tokens in one request. Left out, it is `tenancy.reasoningTokens`."""
 
@@ -43,5 +54,9 @@ class Tenancy(Model):
     """Open serves everybody who reaches the router, ApiKeys only the tenants."""
     tenants: Annotated[tuple[Tenant, ...], named_list("name", at_most=256)] = ()
     """Tenants, with mode ApiKeys."""
+    cache_isolation: CacheIsolation = CacheIsolation.PER_TENANT
+    """PerTenant keeps their KV caches apart, Shared lets a prompt be computed once for all. With mode ApiKeys."""
     reasoning_tokens: Tokens | None = None
-    """Most reasoning tokens in one request. Left out, there is no limit."""
+    """Most reasoning tokens in one request; needs `--reasoning-parser` or `--reasoning-config` in `engine.extraArgs`.
+    Left out, there is no limit.
+    """

@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import Final
 
 from paceline.api import wire
-from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, TenancyMode, Toggle
+from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, Toggle
 from paceline.api.v1alpha1.routing import Placement
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
-from paceline.errors import FieldProblem, SpecError
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
+from paceline.policy.resources.tenants import tenancy
 from paceline.policy.scaling.profiles import find_profile
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
@@ -73,13 +73,8 @@ def event_ranks(md: ModelDeployment, pool: HardwarePool) -> int:
 
 
 def router_config(md: ModelDeployment) -> wire.RouterConfig:
-    """What the routers need to know. Raises SpecError for API keys, which this version can't check: it must not serve
-    openly what is asked to be closed.
-    """
+    """What the routers need to know. Raises SpecError for tenants whose terms can't be kept."""
     spec = md.spec
-    if spec.tenancy.mode is TenancyMode.API_KEYS:
-        problem = FieldProblem("spec.tenancy.mode", "ApiKeys is not available in this version; use Open", "ApiKeys")
-        raise SpecError(md.metadata.name, [problem])
     admission, timeouts = spec.routing.admission, spec.routing.timeouts
     return wire.RouterConfig(
         deployment=md.metadata.name,
@@ -120,6 +115,8 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
             first_byte_milliseconds=timeouts.first_byte_milliseconds,
             idle_milliseconds=timeouts.idle_milliseconds,
         ),
+        tenancy=tenancy(md),
+        reasoning_tokens=spec.tenancy.reasoning_tokens,
     )
 
 

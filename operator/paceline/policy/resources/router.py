@@ -24,6 +24,7 @@ from paceline.policy.resources.common import (
 )
 from paceline.policy.resources.config import MODEL_VOLUME_PATH, TOKENIZER_PATH, emulated, router_config
 from paceline.policy.resources.patch import merge_pod_template
+from paceline.policy.resources.tenants import keys_arguments, keys_mounts, keys_volumes
 
 CONTAINER: Final = "router"
 COMMAND: Final = ("python", "-m", "paceline_worker.router")
@@ -115,7 +116,7 @@ def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Mani
         "metadata": {"labels": child_labels(md, labels.COMPONENT_ROUTER)},
         "spec": {
             "containers": [_container(md, config_name, images)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}, *_tokenizer_volumes(md)],
+            "volumes": [{"name": "tmp", "emptyDir": {}}, *_tokenizer_volumes(md), *keys_volumes(md)],
             "securityContext": pod_security(),
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "serviceAccountName": router_account_name(md),
@@ -153,6 +154,7 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
             *("--admin-port", str(ADMIN_PORT)),
             *("--fleet-source", "kubernetes"),
             *("--fleet-selector", engine_selector(md)),
+            *keys_arguments(md),
         ],
         "env": [
             {"name": CONFIG_ENV, "valueFrom": {"configMapKeyRef": {"name": config_name, "key": CONFIG_KEY}}},
@@ -170,6 +172,7 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own, not this process's folder
             *_tokenizer_mounts(md),
+            *keys_mounts(md),
         ],
         "securityContext": container_security(),
     }

@@ -51,6 +51,10 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """Higher ones are served first when requests wait."""
     ttft_seconds: float | None = None
     """Its own objective; None: that of the deployment."""
+    tenant: str = ""
+    """Whose turn it takes when requests wait."""
+    weight: int = 1
+    """Of its tenant's share."""
 
     def uncached_on(self, engine: EngineView) -> int:
         """Tokens of the prompt that the engine would have to compute."""

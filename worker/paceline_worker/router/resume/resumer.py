@@ -15,12 +15,12 @@ from paceline_worker.http.message import Response
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine
 from paceline_worker.router.gate import Gate, Place
-from paceline_worker.router.hints import MAX_PRIORITY, Explain
+from paceline_worker.router.hints import Explain
 from paceline_worker.router.incoming import Incoming
 from paceline_worker.router.matcher import Matcher, Prepared
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.parse import Call
-from paceline_worker.router.resume.continuation import TARGET, Continuation, Differs
+from paceline_worker.router.resume.continuation import FIRST_IN_LINE, TARGET, Continuation, Differs
 from paceline_worker.router.resume.transcript import ERROR, EVENT_END, MAX_EVENT_BYTES, Transcript
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Resumer:
             response.end()
             return
         hints = replace(
-            incoming.hints, priority=MAX_PRIORITY, expected_output_tokens=None, prefetch=False, explain=Explain.NO
+            incoming.hints, priority=FIRST_IN_LINE, expected_output_tokens=None, prefetch=False, explain=Explain.NO
         )
         prepared = await self._matcher.prepare(rest or incoming.call, hints)
         for name in failed:

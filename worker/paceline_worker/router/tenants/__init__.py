@@ -1,0 +1,1 @@
+"""Tenants at the router: who somebody is by an API key, what that one may use, and what it used."""
