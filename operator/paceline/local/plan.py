@@ -271,9 +271,9 @@ def _router(
             fleet_file=fleet_path,
             speed=options.speed,
             tokenizer=None if options.backend == "vllm" else EMULATOR_TOKENS,
+            tenant_keys=options.tenant_keys,
         )
         return Launch(program, wire.EnginePorts(api=endpoint, admin=admin), lambda: ports.release(admin))
 
-            tenant_keys=options.tenant_keys,
     # It is ready when an engine is, and real engines take their time.
     return PodPlan(identity.name, launch, ROUTER_START_SECONDS + md.spec.engine.start_deadline_seconds)

@@ -223,9 +223,9 @@ class _Run:
         if self._load is None:
             return
         model, speed = self._md.spec.model.client_name, self._options.cluster.speed
+        keys = self._options.cluster.tenant_keys
         client = LoadClient(
             LoadOptions(self._cluster.url, model, speed=speed, keys=a_key_of_each(self._md, keys)),
-        keys = self._options.cluster.tenant_keys
             session=self._session,
             prompts=PromptMaker(),
             clock=self._clock,
