@@ -81,8 +81,14 @@ async def local_cluster(
                 fleet_path=folder / "fleet.json",
                 environment=os.environ,
             )
+            client = PodClient(session)
             cluster = LocalCluster(
-                plan, log_dir=folder / "logs", probe=PodClient(session).ready, guard=guard, clock=WallClock()
+                plan,
+                log_dir=folder / "logs",
+                probe=client.ready,
+                idle=client.idle,
+                guard=guard,
+                clock=WallClock(),
             )
             cluster.start()
             try:

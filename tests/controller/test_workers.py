@@ -92,3 +92,20 @@ async def test_an_error_may_be_somebody_in_between_and_is_waited_for() -> None:
         workers = EngineWorkers()
         assert await workers.drain([replace(pod(), ip=host, admin_port=int(port))]) == frozenset()
         await workers.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "idle"),
+    [
+        (state("ready", 0), True),
+        (state("ready", 1), False),
+        (state("ready", 0, held=True), False),
+        (state("ready", None), False),
+        (state("draining", 0), True),
+        ("nonsense", False),
+    ],
+)
+async def test_an_engine_that_is_to_change_its_role_is_only_asked(said: dict[str, Any] | str, idle: bool) -> None:
+    async with worker(said) as (workers, one, asked):
+        assert await workers.idle([one]) == ({one.name} if idle else set())
+    assert asked == ["GET /state"]

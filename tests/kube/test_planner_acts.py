@@ -24,8 +24,11 @@ def served(scene: Scene) -> Scene:
     return seen(scene.apply().until_ready(seconds=120))
 
 
-def test_long_prompts_make_a_decode_engine_a_prefill_engine_and_no_stream_notices(kube: Kube, processes: str) -> None:
-    scene = planned(kube, processes, gpuBudget=6, scaleDownWindowSeconds=300)
+@pytest.mark.parametrize("policy", ["AtOnce", "DrainFirst"])
+def test_long_prompts_make_a_decode_engine_a_prefill_engine_and_no_stream_notices(
+    kube: Kube, processes: str, policy: str
+) -> None:
+    scene = planned(kube, processes, gpuBudget=6, scaleDownWindowSeconds=300, roleChangePolicy=policy)
     scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 2
     served(scene)
     scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 1
@@ -38,6 +41,7 @@ def test_long_prompts_make_a_decode_engine_a_prefill_engine_and_no_stream_notice
     assert {pod["metadata"]["uid"] for pod in scene.pods()} == uids, "an engine was started for it"
     assert held.most == 6
     assert "RoleChanged" in event_reasons(scene)
+    assert ("RoleChangeStarted" in event_reasons(scene)) == (policy == "DrainFirst")
     assert "ScalingDecided" in event_reasons(scene)
     last = history(scene)[0]
     assert (last["before"], last["after"]) == (

@@ -2,7 +2,7 @@
 
 Environment: FAKE_ADMIN_PORT and FAKE_API_PORT (optional). FAKE_MODE: ready (default), never (answers 503), mute
 (listens on nothing), crash (exits at once with FAKE_EXIT), stubborn (ignores SIGTERM). FAKE_CHILD=FILE starts a child
-in the same group and writes its pid there.
+in the same group and writes its pid there. FAKE_BUSY=FILE has work in flight while the file is there.
 """
 
 import json
@@ -23,6 +23,9 @@ class Handler(BaseHTTPRequestHandler):
         status, body = 200, METRICS
         if self.path == "/readyz" and MODE == "never":
             status, body = 503, json.dumps({"state": "warming-up", "reason": "loading weights"})
+        if self.path == "/state":
+            busy = os.environ.get("FAKE_BUSY")
+            body = json.dumps({"inFlight": int(bool(busy) and Path(str(busy)).exists()), "heldBlocks": False})
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -53,7 +53,7 @@ Make = Callable[..., AbstractAsyncContextManager[Setting]]
 def make(tmp_path: Path) -> Make:
     @asynccontextmanager
     async def setting(
-        prefill: int = 1, decode: int = 1, *, router: str = "ready", **modes: str
+        prefill: int = 1, decode: int = 1, *, router: str = "ready", drain_first: bool = False, **modes: str
     ) -> AsyncIterator[Setting]:
         ports = PortAllocator("127.0.0.1", random.Random())
 
@@ -61,6 +61,7 @@ def make(tmp_path: Path) -> Make:
             def launch() -> Launch:
                 api, admin = ports.take(), ports.take()
                 env = {"FAKE_MODE": mode, "FAKE_ADMIN_PORT": str(admin), "FAKE_API_PORT": str(api)}
+                env["FAKE_BUSY"] = str(tmp_path / f"{name}.busy")
                 return Launch(fake_pod(**env), wire.EnginePorts(api=api, admin=admin), lambda: ports.release(api))
 
             return PodPlan(name, launch, 20.0, pool="pool", revision="r1")
@@ -75,12 +76,18 @@ def make(tmp_path: Path) -> Make:
             notes=(),
             more=lambda _, number: pod(f"e{number}", modes.get(f"e{number}", "ready")),
             drain_seconds=5.0,
+            drain_first=drain_first,
         )
         with Guard() as guard:
             async with aiohttp.ClientSession() as session:
                 client = PodClient(session)
                 cluster = LocalCluster(
-                    plan, log_dir=tmp_path / "logs", probe=client.ready, guard=guard, clock=WallClock()
+                    plan,
+                    log_dir=tmp_path / "logs",
+                    probe=client.ready,
+                    idle=client.idle,
+                    guard=guard,
+                    clock=WallClock(),
                 )
                 try:
                     yield Setting(cluster, client, fleet_path)
@@ -178,6 +185,27 @@ async def test_orders_keep_the_roles_that_engines_have_whatever_the_counts(make:
         before = setting.ready()
         setting.cluster.obey(Orders({P: 2, D: 1}, keeps_roles=True))
         assert setting.ready() == before
+
+
+async def test_an_engine_that_is_to_drain_first_gets_nothing_new_until_it_has_its_new_role(
+    make: Make, tmp_path: Path
+) -> None:
+    async with make(1, 3, drain_first=True) as setting:
+        await setting.up()
+        await until(lambda: len(setting.ready()) == 4)
+        chosen = next(name for name, role in setting.ready().items() if role is D)
+        busy = tmp_path / f"{chosen}.busy"
+        busy.touch()
+        setting.cluster.obey(Orders({P: 2, D: 2}, keeps_roles=True, roles={chosen: P}))
+        engine = setting.fleet()[chosen]
+        assert (engine.role, engine.state) == (D, wire.EngineState.DRAINING)
+        assert {view.next_role for view in setting.cluster.engines} == {None, P}
+        # Later orders, which do not name it any more, leave it on its way.
+        setting.cluster.obey(Orders({P: 2, D: 2}, keeps_roles=True))
+        assert chosen not in setting.ready()
+        busy.unlink()
+        await until(lambda: setting.ready().get(chosen) is P)
+        assert setting.fleet()[chosen].start_id == engine.start_id
 
 
 async def test_orders_start_engines_with_names_of_their_own_and_give_them_the_role_that_is_missing(make: Make) -> None:

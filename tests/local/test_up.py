@@ -167,7 +167,9 @@ async def running(folder: Path, speed: float = 10.0) -> AsyncIterator[Running]:
                 fleet_path=folder / "fleet.json", environment=os.environ,
             )  # fmt: skip
             pods, clock = PodClient(session), WallClock()
-            cluster = LocalCluster(plan, log_dir=folder / "logs", probe=pods.ready, guard=guard, clock=clock)
+            cluster = LocalCluster(
+                plan, log_dir=folder / "logs", probe=pods.ready, idle=pods.idle, guard=guard, clock=clock
+            )
             options = LoadOptions(cluster.url, "qwen3-32b", speed=speed)
             client = LoadClient(options, session=session, prompts=PromptMaker(), clock=clock)
             try:

@@ -17,6 +17,7 @@ from paceline.controller.writer import Writer
 from paceline.policy.lifecycle.actions import (
     Action,
     BeginDrain,
+    BeginRoleChange,
     DeletePod,
     DeleteWorkload,
     FinishDrain,
@@ -43,9 +44,17 @@ class Executor:
         """Do ``action`` for the ModelDeployment ``about``. CreateWorkload is the reconcile pass's own matter."""
         namespace = about["metadata"]["namespace"]
         match action:
+            case BeginRoleChange(pod, before, role):
+                notes = {labels.NEXT_ROLE: role.value, labels.ROLE_CHANGE_STARTED: self._now()}
+                await self._pod(namespace, pod, {"annotations": notes})
+                message = (
+                    f"{pod} takes no new work: it is to serve {role} when it has finished what it has for {before}."
+                )
+                await self._events.write(about, "RoleChangeStarted", message)
             case SetRole(pod, before, role):
-                await self._pod(namespace, pod, {"labels": {labels.ROLE: role.value}})
-                if before is not None:
+                arrived = {labels.NEXT_ROLE: None, labels.ROLE_CHANGE_STARTED: None}
+                await self._pod(namespace, pod, {"labels": {labels.ROLE: role.value}, "annotations": arrived})
+                if before not in (None, role):
                     await self._events.write(about, "RoleChanged", f"{pod} serves {role} now, {before} before.")
             case OpenGate(pod):
                 await self._gate(namespace, pod, is_open=True)

@@ -186,7 +186,9 @@ class _Pass:
             self._problems.append(problem)
         pods = self._state.pods_of(self._key)
         leaving = [pod for pod in pods if pod.asked_to_drain and not pod.deleting and not pod.drained]
-        idle = await self._services.workers.drain(leaving)
+        changing = [pod for pod in pods if pod.next_role is not None and not (pod.asked_to_drain or pod.deleting)]
+        workers = self._services.workers
+        idle = await workers.drain(leaving) | await workers.idle(changing)
         uid = self._raw["metadata"]["uid"]
         found = self._state.owned(self._key, uid, *WORKLOADS)
         workloads = [read_workload(raw) for raw in found]

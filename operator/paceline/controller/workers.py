@@ -1,5 +1,5 @@
 """Talks to engine workers about their drain: ``POST /drain`` until they know, then ``GET /state`` until nothing is in
-flight. Called by the reconcile pass for draining pods.
+flight. Called by the reconcile pass for draining pods, and, without the first, for those that are to change their role.
 """
 
 from __future__ import annotations
@@ -45,17 +45,24 @@ class EngineWorkers:
 
     async def drain(self, pods: Iterable[Pod]) -> frozenset[str]:
         """Have all ``pods`` drain; the names of those that have nothing in flight any more."""
+        return await self._idle(pods, drains=True)
+
+    async def idle(self, pods: Iterable[Pod]) -> frozenset[str]:
+        """The names of those ``pods`` that have nothing in flight. They go on as they are."""
+        return await self._idle(pods, drains=False)
+
+    async def _idle(self, pods: Iterable[Pod], *, drains: bool) -> frozenset[str]:
         asked = list(pods)
-        answers = await asyncio.gather(*(self._is_idle(pod) for pod in asked))
+        answers = await asyncio.gather(*(self._is_idle(pod, drains=drains) for pod in asked))
         return frozenset(pod.name for pod, idle in zip(asked, answers, strict=True) if idle)
 
-    async def _is_idle(self, pod: Pod) -> bool:
+    async def _is_idle(self, pod: Pod, *, drains: bool) -> bool:
         if not pod.ip or not pod.admin_port:
             return True  # it never ran
         base = f"http://{pod.ip}:{pod.admin_port}"
         try:
             state = await self._state(base)
-            if state is not None and state.state not in KNOWS:
+            if drains and state is not None and state.state not in KNOWS:
                 async with self._session.post(f"{base}/drain"):
                     state = await self._state(base)
         except aiohttp.ClientConnectorError as error:
@@ -64,7 +71,7 @@ class EngineWorkers:
             return isinstance(error.os_error, ConnectionRefusedError)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
-        if state is None or state.state not in KNOWS:
+        if state is None or (drains and state.state not in KNOWS):
             return False
         return state.state in ENDED or (state.in_flight == 0 and not state.held_blocks)
 

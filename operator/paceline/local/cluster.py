@@ -8,7 +8,7 @@ has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from paceline.clock import Clock
 from paceline.errors import EngineError
 from paceline.local.fleet import FleetFile
 from paceline.local.guard import Guard
-from paceline.local.kubelet import PodPhase, PodRunner, PodStatus, Probe, RestartPolicy
+from paceline.local.kubelet import IdleProbe, PodPhase, PodRunner, PodStatus, Probe, RestartPolicy
 from paceline.local.logs import PodLog
 from paceline.local.plan import LocalPlan, PodPlan
 from paceline.local.pods import LOOPBACK
@@ -32,6 +32,8 @@ RECONCILE_SECONDS: Final = 1.0
 """Longest time between two passes when nothing seems to change."""
 ROUTER_LEARNS_SECONDS: Final = 0.5
 """Time for the router to see that an engine is to get nothing more: ten looks at the fleet file."""
+IDLE_LOOK_SECONDS: Final = 0.1
+"""Time between two looks at an engine that is to change its role when it has nothing left to do."""
 STOP_SECONDS: Final = 10.0
 """How long pods may take to go at the end, whatever their drain time: whoever stops ``up`` waits for it."""
 
@@ -47,17 +49,20 @@ class EngineView:
     """When it was made, on the cluster's monotonic clock."""
     leaving: bool = False
     """Whether it finishes what it has and goes."""
+    next_role: wire.Role | None = None
+    """The role that it takes once it has finished what it has."""
 
 
 class _Engine:
     """An engine's plan, its runner, and its role label."""
 
-    __slots__ = ("created", "leaving", "plan", "role", "runner")
+    __slots__ = ("created", "leaving", "next_role", "plan", "role", "runner")
 
     def __init__(self, plan: PodPlan, runner: PodRunner, created: float) -> None:
         self.plan = plan
         self.runner = runner
         self.role = plan.fixed_role
+        self.next_role: wire.Role | None = None
         self.created = created
         self.leaving = False
 
@@ -69,8 +74,11 @@ class _Engine:
 class LocalCluster:
     """Runs a plan: :meth:`start`, :meth:`wait_ready`, then :meth:`stop`; :meth:`kill` cuts a stop short."""
 
-    def __init__(self, plan: LocalPlan, *, log_dir: Path, probe: Probe, guard: Guard, clock: Clock) -> None:
+    def __init__(
+        self, plan: LocalPlan, *, log_dir: Path, probe: Probe, idle: IdleProbe, guard: Guard, clock: Clock
+    ) -> None:
         self.plan = plan
+        self._idle = idle
         self.loads: Mapping[str, float] = {}
         """Running sequences by engine, as scraped last. The engine with the fewest changes role first."""
         self._fleet = FleetFile(plan.fleet_path)
@@ -101,6 +109,7 @@ class LocalCluster:
         self._orders: Orders | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drains: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start all pods. They are up when :meth:`wait_ready` returns."""
@@ -150,9 +159,10 @@ class LocalCluster:
 
     async def stop(self) -> None:
         """Stop the router first, so that it finishes what it has, then the engines."""
-        for task in self._tasks:
+        background = (*self._tasks, *self._changes)
+        for task in background:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         await self._router.stop(STOP_SECONDS)
         await asyncio.gather(*(engine.runner.stop(STOP_SECONDS) for engine in self._engines))
         await asyncio.gather(*self._drains, return_exceptions=True)
@@ -176,7 +186,9 @@ class LocalCluster:
     def engines(self) -> tuple[EngineView, ...]:
         """All engines, in the order of the plan."""
         return tuple(
-            EngineView(engine.runner.status, engine.plan.pool, engine.role, engine.created, engine.leaving)
+            EngineView(
+                engine.runner.status, engine.plan.pool, engine.role, engine.created, engine.leaving, engine.next_role
+            )
             for engine in self._engines
         )
 
@@ -191,18 +203,44 @@ class LocalCluster:
             if orders is not None:
                 self._resize(pool, wanted, orders)
             ready = [
-                EngineRole(name, engine.role, self.loads.get(name, 0.0))
+                EngineRole(name, engine.next_role or engine.role, self.loads.get(name, 0.0))
                 for name, engine in members.items()
                 if engine.ready and not engine.leaving
             ]
             if orders is not None and len(roles) > 1:
                 for name, role in kept_roles(ready, wanted, orders.roles).items():
-                    members[name].role = role
+                    self._give(members[name], role, members.values())
                 continue
             for change in assign_roles(ready, wanted):
-                members[change.engine].role = change.after
+                self._give(members[change.engine], change.after, members.values())
         self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
         self._targets.write(self._pages())
+
+    def _give(self, engine: _Engine, role: wire.Role, fleet: Collection[_Engine]) -> None:
+        """Have an engine take a role: at once, unless it is to finish first what it has. A role that nobody serves does
+        not wait for that.
+        """
+        if role is engine.next_role:
+            return
+        served = any(other.role is role and other.ready for other in fleet)
+        if role is engine.role or engine.role is None or not (self.plan.drain_first and served):
+            engine.role, engine.next_role = role, None
+            return
+        engine.next_role = role
+        task = asyncio.create_task(self._change(engine, role), name=f"change {engine.plan.name} to {role}")
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _change(self, engine: _Engine, role: wire.Role) -> None:
+        """Wait until an engine has nothing left of its former role, or has had its time, and give it the new one."""
+        deadline = self._clock.monotonic() + self.plan.drain_seconds
+        await asyncio.sleep(ROUTER_LEARNS_SECONDS)
+        # What an engine has in flight sets no event here.
+        while self._clock.monotonic() < deadline and not await self._idle(engine.runner.status.ports.admin):  # noqa: ASYNC110
+            await asyncio.sleep(IDLE_LOOK_SECONDS)
+        if engine.next_role is role:
+            engine.role, engine.next_role = role, None
+            self._changed.set()
 
     @property
     def _planned(self) -> bool:
@@ -272,7 +310,7 @@ def _endpoint(engine: _Engine) -> wire.EngineEndpoint:
         host=LOOPBACK,
         port=ports.api,
         role=engine.role or wire.Role.BOTH,
-        state=wire.EngineState.DRAINING if engine.leaving else state,
+        state=wire.EngineState.DRAINING if engine.leaving or engine.next_role is not None else state,
         start_id=status.start_id,
         revision=engine.plan.revision,
         kv_events=f"tcp://{LOOPBACK}:{ports.kv_events}",

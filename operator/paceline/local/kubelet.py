@@ -89,6 +89,14 @@ class Probe(Protocol):
         ...
 
 
+class IdleProbe(Protocol):
+    """Asks an engine whether it has nothing in flight."""
+
+    async def __call__(self, admin_port: int, /) -> bool:
+        """False also where it does not answer."""
+        ...
+
+
 @dataclass(slots=True)
 class PodStatus:
     """What is known of a pod. Written by its runner only."""

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import ModelDeployment, from_manifest
-from paceline.api.v1alpha1.scaling import ScalingMode
+from paceline.api.v1alpha1.scaling import RoleChangePolicy, ScalingMode
 from paceline.errors import ConfigError, ConfigurationImpossible
 from paceline.local.kubelet import Launch
 from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, router_program
@@ -89,6 +89,8 @@ class LocalPlan:
     """Makes another engine of a pool, by its number; None where there can be none but ``engines``."""
     drain_seconds: float = 300.0
     """How long an engine that goes may take to finish what it has."""
+    drain_first: bool = False
+    """Whether engines finish what they have before they change their role."""
 
     @property
     def prefill_profile(self) -> str | None:
@@ -164,6 +166,7 @@ def make_plan(
         deployment=md.metadata.name,
         more=more,
         drain_seconds=float(md.spec.engine.drain_seconds),
+        drain_first=md.spec.scaling.role_change_policy is RoleChangePolicy.DRAIN_FIRST,
     )
 
 

@@ -109,7 +109,9 @@ class LocalPlanner:
         state = EngineState.READY if ready else EngineState.STARTING
         since = (view.created - self._begin) * self._speed
         created = self._engine_clock.wall() - self._engine_clock.monotonic() + since
-        return EngineFact(view.status.name, view.role, EngineState.DRAINING if view.leaving else state, created)
+        state = EngineState.DRAINING if view.leaving else state
+        role, changing = view.next_role or view.role, view.next_role is not None
+        return EngineFact(view.status.name, role, state, created, changing=changing)
 
     def _publish(self, step: Step) -> None:
         """For ``paceline explain``."""

@@ -21,6 +21,11 @@ class _NotReady(msgspec.Struct):
     reason: str = ""
 
 
+class _Work(msgspec.Struct, rename="camel"):
+    in_flight: int | None = None
+    held_blocks: bool = False
+
+
 class PodClient:
     """Talks to pods on loopback. Silence, garbage and refused connections are answers, not errors."""
 
@@ -39,6 +44,15 @@ class PodClient:
         if answer.status == 200:
             return Readiness(True)
         return Readiness(False, _reason(body) or f"answers {answer.status}")
+
+    async def idle(self, admin_port: int) -> bool:
+        """Ask ``/state`` whether nothing is in flight and no blocks wait to be fetched; False where nothing is said."""
+        try:
+            async with self._session.get(f"http://{LOOPBACK}:{admin_port}/state", timeout=TIMEOUT) as answer:
+                said = msgspec.json.decode(await _bounded(answer), type=_Work)
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        return answer.status == 200 and said.in_flight == 0 and not said.held_blocks
 
     async def metrics(self, port: int) -> str | None:
         """The text of ``/metrics``; None when there is none to be had."""

@@ -93,7 +93,9 @@ async def _run(md: ModelDeployment, options: UpOptions, load: ChosenLoad | None,
                 environment=os.environ,
             )
             client = PodClient(session)
-            cluster = LocalCluster(plan, log_dir=options.run_dir / "logs", probe=client.ready, guard=guard, clock=clock)
+            cluster = LocalCluster(
+                plan, log_dir=options.run_dir / "logs", probe=client.ready, idle=client.idle, guard=guard, clock=clock
+            )
             monitor = Monitor(cluster, client, clock)
             display = Display(console, cluster, monitor, md.spec.slo, options.cluster.speed, clock)
             planner = _planner(md, options, cluster, display, clock)

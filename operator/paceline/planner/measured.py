@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from paceline.api.wire import EngineState, Role
 from paceline.planner.observe import EnginePod
 from paceline.policy.scaling.observation import Measured
@@ -16,6 +18,8 @@ from paceline.policy.scaling.observation import Measured
 LEAST_STARTS: Final = 5
 """Starts that must have been seen before their times are believed."""
 REMEMBERED_STARTS: Final = 50
+LEAST_CHANGES: Final = 3
+"""The same for changes of role that wait for the work of the old one."""
 FORMER_WORK_SECONDS: Final = 3600.0
 """After so long an engine has no work of a role that it had before."""
 
@@ -29,6 +33,8 @@ class EngineFact:
     state: EngineState
     created: float
     """Seconds on the planner's clock."""
+    changing: bool = False
+    """Whether ``role`` is the one that it takes when it has finished the work of another."""
 
 
 @dataclass(slots=True)
@@ -39,6 +45,7 @@ class _Known:
     role_since: float | None
     """When it took its role from another one; None: it has had no other."""
     served: bool
+    changing_since: float | None = None
 
 
 class EngineMemory:
@@ -47,6 +54,7 @@ class EngineMemory:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._starts: deque[float] = deque(maxlen=REMEMBERED_STARTS)
+        self._changes: deque[float] = deque(maxlen=REMEMBERED_STARTS)
         self.started = 0
         """Engines that were seen to get ready, ever."""
 
@@ -60,6 +68,7 @@ class EngineMemory:
                 role=one.role,
                 state=one.state,
                 age_seconds=now - known[one.name].since,
+                changing=one.changing,
                 role_changed=(at := known[one.name].role_since) is not None and now - at < FORMER_WORK_SECONDS,
             )
             for one in engines
@@ -68,13 +77,16 @@ class EngineMemory:
     @property
     def measured(self) -> Measured:
         """How long changes take, as far as enough of them have been seen."""
-        recent = sorted(self._starts)
-        if len(recent) < LEAST_STARTS:
-            return Measured()
-        return Measured(
-            start_p50_seconds=recent[len(recent) // 2],
-            start_p95_seconds=recent[min(len(recent) - 1, int(0.95 * len(recent)))],
-        )
+        starts, changes, measured = sorted(self._starts), sorted(self._changes), Measured()
+        if len(starts) >= LEAST_STARTS:
+            measured = replace(
+                measured,
+                start_p50_seconds=starts[len(starts) // 2],
+                start_p95_seconds=starts[min(len(starts) - 1, int(0.95 * len(starts)))],
+            )
+        if len(changes) >= LEAST_CHANGES:
+            measured = replace(measured, flip_seconds=max(measured.flip_seconds, changes[len(changes) // 2]))
+        return measured
 
     def _take(self, one: EngineFact, now: float) -> _Known:
         before = self._known.get(one.name)
@@ -91,4 +103,9 @@ class EngineMemory:
         if before.role is not one.role:
             before.role_since = None if before.role is None else now
             before.role = one.role
+        if one.changing and before.changing_since is None:
+            before.changing_since = now
+        elif not one.changing and before.changing_since is not None:
+            self._changes.append(now - before.changing_since)
+            before.changing_since = None
         return before

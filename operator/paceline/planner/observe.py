@@ -45,6 +45,8 @@ class EnginePod:
     """Since its state last changed; of one that starts, since it was made."""
     role_changed: bool = False
     """Whether it may still have work of a role that it had before."""
+    changing: bool = False
+    """Whether it finishes work of another role first, and takes none for this one yet."""
     retry_later: bool = False
     """Whether it is too soon to replace it once more, should it be late."""
 
@@ -144,7 +146,8 @@ def _load(engine: EnginePod, gauges: EngineGauges, hit_rate: float) -> EngineLoa
         name=engine.name,
         role=engine.role,
         state=engine.state,
-        changing=engine.role_changed and engine.role is not None and former.get(engine.role, 0) > 0,
+        changing=engine.changing
+        or (engine.role_changed and engine.role is not None and former.get(engine.role, 0) > 0),
         age_seconds=max(0.0, engine.age_seconds),
         retry_later=engine.retry_later,
         running=gauges.prefilling if engine.role is Role.PREFILL else gauges.in_flight,

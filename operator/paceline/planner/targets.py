@@ -251,7 +251,7 @@ def _routers(pods: Sequence[Pod]) -> list[Router]:
 
 def _facts(pods: Sequence[Pod]) -> list[EngineFact]:
     return [
-        EngineFact(pod.name, pod.role, _state(pod), pod.created)
+        EngineFact(pod.name, pod.aim, _state(pod), pod.created, changing=pod.next_role is not None)
         for pod in sorted(pods, key=lambda pod: pod.name)
         if pod.component == labels.COMPONENT_ENGINE and not pod.finished
     ]

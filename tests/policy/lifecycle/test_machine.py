@@ -20,8 +20,10 @@ class Lifecycle(RuleBasedStateMachine):
         seed=st.integers(0, 1_000_000),
         flexible=st.booleans(),
         budget=st.sampled_from([None, 4, BUDGET]),
+        drain_first=st.booleans(),
     )
-    def start(self, seed: int, flexible: bool, budget: int | None) -> None:
+    def start(self, seed: int, flexible: bool, budget: int | None, drain_first: bool) -> None:
+        self.drain_first = drain_first
         self.counts = (1, 1)
         self.image = "one"
         self.budget = budget
@@ -31,7 +33,13 @@ class Lifecycle(RuleBasedStateMachine):
     def spec(self):
         prefill, decode = self.counts
         return small(
-            prefill=prefill, decode=decode, most=4, budget=self.budget, image=self.image, hardware=self.hardware
+            prefill=prefill,
+            decode=decode,
+            most=4,
+            budget=self.budget,
+            image=self.image,
+            hardware=self.hardware,
+            drain_first=self.drain_first,
         )
 
     @rule(killed_after=st.none() | st.integers(0, 3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paceline.api.wire import Role
-from paceline.policy.lifecycle.actions import OpenGate, SetRole
+from paceline.policy.lifecycle.actions import BeginRoleChange, OpenGate, SetRole
 from tests.policy.lifecycle.world import World, small
 
 
@@ -61,3 +61,65 @@ def test_each_revision_is_a_fleet_of_its_own() -> None:
     world.operate()
     # One engine of the new revision can't exchange blocks with the old ones: it serves both.
     assert world.roles() == {"prefill": 2, "decode": 2, "both": 1}
+
+
+def patient(prefill: int, decode: int) -> World:
+    """Engines that finish what they have before they change their role; all of them are busy."""
+    world = World(small(prefill=1, decode=3, drain_first=True))
+    world.run()
+    world.busy = set(world.pods)
+    world.md = small(prefill=prefill, decode=decode, drain_first=True)
+    return world
+
+
+def test_an_engine_that_is_to_drain_first_takes_its_role_when_it_has_nothing_left() -> None:
+    world = patient(prefill=2, decode=2)
+    (begun,) = world.operate()
+    assert begun == BeginRoleChange(begun.pod, Role.DECODE, Role.PREFILL)
+    assert world.plan().look_again_seconds is not None
+    world.settle(5.0)
+    assert world.operate() == ()
+    assert world.roles() == {"prefill": 1, "decode": 2}
+    world.busy.discard(begun.pod)
+    assert world.operate() == (SetRole(begun.pod, Role.DECODE, Role.PREFILL),)
+    assert world.roles() == {"prefill": 2, "decode": 2}
+    assert world.operate() == ()
+
+
+def test_nothing_in_flight_is_believed_only_when_routers_have_heard_of_it() -> None:
+    world = patient(prefill=2, decode=2)
+    world.busy.clear()
+    world.operate()
+    assert world.operate() == ()
+    world.settle(3.0)
+    assert [type(action) for action in world.operate()] == [SetRole]
+
+
+def test_an_engine_that_does_not_finish_takes_its_role_after_the_drain_time() -> None:
+    world = patient(prefill=2, decode=2)
+    world.operate()
+    world.settle(29.0)
+    assert world.operate() == ()
+    world.settle(2.0)
+    assert [type(action) for action in world.operate()] == [SetRole]
+
+
+def test_a_role_that_is_not_wanted_any_more_is_not_taken_and_the_engine_goes_on() -> None:
+    world = patient(prefill=2, decode=2)
+    (begun,) = world.operate()
+    world.md = small(prefill=1, decode=3, drain_first=True)
+    assert world.operate() == (SetRole(begun.pod, Role.DECODE, Role.DECODE),)
+    assert world.roles() == {"prefill": 1, "decode": 3}
+
+
+def test_a_role_that_nobody_serves_waits_for_no_drain() -> None:
+    world = patient(prefill=1, decode=3)
+    world.lose(next(name for name, pod in world.pods.items() if pod.role is Role.PREFILL))
+    assert [type(action) for action in world.operate() if not isinstance(action, OpenGate)] == [SetRole]
+
+
+def test_the_setting_may_change_while_an_engine_waits() -> None:
+    world = patient(prefill=2, decode=2)
+    (begun,) = world.operate()
+    world.md = small(prefill=2, decode=2)
+    assert world.operate() == (SetRole(begun.pod, Role.DECODE, Role.PREFILL),)

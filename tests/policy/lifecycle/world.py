@@ -17,6 +17,7 @@ from paceline.api.wire import Role
 from paceline.policy.lifecycle.actions import (
     Action,
     BeginDrain,
+    BeginRoleChange,
     CreateWorkload,
     DeletePod,
     DeleteWorkload,
@@ -46,6 +47,7 @@ def small(
     image: str = "one",
     hardware: tuple[str, str] = ("gpu", "gpu"),
     drain_seconds: int = 30,
+    drain_first: bool = False,
 ) -> ModelDeployment:
     """Engines of one accelerator each. The same ``hardware`` for both roles makes one pool of flexible engines."""
 
@@ -55,7 +57,10 @@ def small(
     return deployment(
         pools={"prefill": pool(prefill, hardware[0]), "decode": pool(decode, hardware[1])},
         engine={"image": image, "startDeadlineSeconds": 60, "drainSeconds": drain_seconds},
-        scaling={"gpuBudget": budget} if budget else {},
+        scaling={
+            **({"gpuBudget": budget} if budget else {}),
+            **({"roleChangePolicy": "DrainFirst"} if drain_first else {}),
+        },
     )
 
 
@@ -98,7 +103,11 @@ class World:
 
     def plan(self, counts: Mapping[Role, int] | None = None) -> Plan:
         pools = [engine.pool for engine in self.engines]
-        idle = {pod.name for pod in self.pods.values() if pod.asked_to_drain and pod.name not in self.busy}
+        idle = {
+            pod.name
+            for pod in self.pods.values()
+            if (pod.asked_to_drain or pod.next_role is not None) and pod.name not in self.busy
+        }
         return plan_engines(
             self.md,
             self.engines,
@@ -118,8 +127,10 @@ class World:
 
     def do(self, action: Action) -> None:
         match action:
+            case BeginRoleChange(name, _, role):
+                self._edit(name, next_role=role, change_started=self.now)
             case SetRole(name, _, role):
-                self._edit(name, role=role)
+                self._edit(name, role=role, next_role=None, change_started=None)
             case OpenGate(name):
                 self._edit(name, serving=True)
             case BeginDrain(name):
@@ -266,7 +277,7 @@ class World:
         """Ready engines by role."""
         found: dict[str, int] = {}
         for pod in self.pods.values():
-            if pod.ready and not pod.asked_to_drain:
+            if pod.ready and not pod.asked_to_drain and pod.next_role is None:
                 found[str(pod.role)] = found.get(str(pod.role), 0) + 1
         return found
 

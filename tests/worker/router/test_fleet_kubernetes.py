@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paceline.api import wire
+from paceline.api import labels, wire
 from paceline.errors import ConfigError
 from paceline_worker.router import pod_api
 from paceline_worker.router.fleet_kubernetes import KubernetesFleet
@@ -49,6 +49,14 @@ def test_a_pod_that_is_not_ready_drains_or_goes_takes_no_new_work(changes: dict[
     found = seen(**changes)
     assert found is not None
     assert found.state == state
+
+
+def test_a_pod_that_finishes_first_before_it_changes_its_role_takes_no_new_work_meanwhile() -> None:
+    found = pod("a")
+    found["metadata"]["annotations"] = {labels.NEXT_ROLE: "prefill"}
+    described = endpoint(msgspec.convert(found, Pod))
+    assert described is not None
+    assert (described.role, described.state) == (wire.Role.DECODE, wire.EngineState.DRAINING)
 
 
 @pytest.mark.parametrize("changes", [{"role": None}, {"role": "chef"}, {"ip": ""}, {"phase": "Failed"}])

@@ -113,8 +113,11 @@ def endpoint(pod: Pod) -> wire.EngineEndpoint | None:
 
 
 def _state(pod: Pod) -> wire.EngineState:
-    """A pod that was asked to go, or to drain, gets no new work however ready it still is."""
-    if pod.metadata.deletion_timestamp is not None or pod.metadata.annotations.get(labels.DRAIN) == "true":
+    """A pod that was asked to go, to drain, or to finish before it changes its role gets no new work however ready it
+    still is.
+    """
+    notes = pod.metadata.annotations
+    if pod.metadata.deletion_timestamp is not None or notes.get(labels.DRAIN) == "true" or labels.NEXT_ROLE in notes:
         return wire.EngineState.DRAINING
     ready = any(condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions)
     return wire.EngineState.READY if ready else wire.EngineState.STARTING

@@ -18,6 +18,13 @@ class ScalingMode(StrEnum):
     OFF = "Off"
 
 
+class RoleChangePolicy(StrEnum):
+    """When an engine that changes its role takes the work of the new one."""
+
+    AT_ONCE = "AtOnce"
+    DRAIN_FIRST = "DrainFirst"
+
+
 class WindowPolicy(StrEnum):
     """How long the scale-down window is."""
 
@@ -69,6 +76,10 @@ class Scaling(Model):
     """
     role_changes: Toggle = Toggle.ENABLED
     """Whether a running engine may change between prefill and decode."""
+    role_change_policy: RoleChangePolicy = RoleChangePolicy.AT_ONCE
+    """AtOnce has it take prompts, or streams, while it finishes what it has; DrainFirst only then, or after
+    `engine.drainSeconds`.
+    """
     interval_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
     """Time between two decisions."""
     demand_window_seconds: Annotated[int, Field(ge=30, le=3600)] = 300

@@ -8,8 +8,17 @@ from paceline.api.wire import Role
 
 
 @dataclass(frozen=True, slots=True)
+class BeginRoleChange:
+    """Have a pod finish what it has before it changes its role, and write down when that was."""
+
+    pod: str
+    before: Role | None
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class SetRole:
-    """Write the role label of a pod."""
+    """Write the role label of a pod. It is on its way to no other one then."""
 
     pod: str
     before: Role | None
@@ -76,4 +85,14 @@ class DeleteWorkload:
     uid: str
 
 
-Action = SetRole | OpenGate | BeginDrain | FinishDrain | DeletePod | SetReplicas | CreateWorkload | DeleteWorkload
+Action = (
+    BeginRoleChange
+    | SetRole
+    | OpenGate
+    | BeginDrain
+    | FinishDrain
+    | DeletePod
+    | SetReplicas
+    | CreateWorkload
+    | DeleteWorkload
+)

@@ -60,6 +60,15 @@ class Pod:
     admin_port: int
     cheap_to_delete: bool
     trouble: Trouble | None
+    next_role: Role | None = None
+    """The role that it takes once it has finished what it has."""
+    change_started: float | None = None
+    """Since when it has been to take that, in seconds since the epoch."""
+
+    @property
+    def aim(self) -> Role | None:
+        """The role that it has, or is on its way to."""
+        return self.next_role or self.role
 
     @property
     def drained(self) -> bool:
@@ -116,6 +125,8 @@ def read_pod(raw: Json) -> Pod:
         admin_port=_admin_port(spec),
         cheap_to_delete=_is_negative(notes.get(DELETION_COST)),
         trouble=_pod_trouble(conditions, status),
+        next_role=_role(notes.get(labels.NEXT_ROLE)),
+        change_started=_seconds(notes.get(labels.ROLE_CHANGE_STARTED)),
     )
 
 

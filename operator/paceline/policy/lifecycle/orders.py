@@ -123,8 +123,8 @@ def _by_role(
     """``total`` engines by the labels of those that stay; others where they are missing, or fewer where most are."""
     counts = dict.fromkeys(limits, 0)
     for pod in pods:
-        if pod.role in counts and not (pod.asked_to_drain or pod.deleting or pod.finished):
-            counts[pod.role] += 1
+        if pod.aim in counts and not (pod.asked_to_drain or pod.deleting or pod.finished):
+            counts[pod.aim] += 1
     for _ in range(sum(counts.values()) - total):
         counts[max(counts, key=lambda role: (counts[role] - limits[role][0], role is Role.PREFILL))] -= 1
     for _ in range(total - sum(counts.values())):

@@ -10,6 +10,7 @@ from typing import Final
 
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment
+from paceline.api.v1alpha1.scaling import RoleChangePolicy
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.abandoned import plan_abandoned
 from paceline.policy.lifecycle.actions import Action
@@ -54,8 +55,9 @@ def plan_engines(
     loads: Mapping[str, float] | None = None,
     orders: Orders | None = None,
 ) -> Plan:
-    """One pass. ``counts`` are engines by role, ``now`` seconds since the epoch, ``idle`` the draining pods that have
-    nothing in flight, ``loads`` what a change of role would lose by pod name, ``orders`` what goes beyond counts.
+    """One pass. ``counts`` are engines by role, ``now`` seconds since the epoch, ``idle`` the pods that drain or are to
+    change their role and have nothing in flight, ``loads`` what a change of role would lose by pod name, ``orders``
+    what goes beyond counts.
     """
     orders = orders or Orders(counts)
     views = _views(md, engines, counts, workloads, pods, idle, now)
@@ -70,7 +72,7 @@ def plan_engines(
         budget.claim(view, sizes)
         limited.append(view)
         actions += drain_steps(view, sizes, now)
-        actions += serving_steps(view, sizes.leaving, loads or {}, orders)
+        actions += serving_steps(view, sizes.leaving, loads or {}, orders, now)
         actions += resize_steps(view, sizes)
     for view, sizes in zip(abandoned, plan_abandoned(abandoned, limited), strict=True):
         actions += drain_steps(view, sizes, now)
@@ -146,6 +148,7 @@ def _views(
                 now,
             ),
             idle=idle,
+            drain_first=md.spec.scaling.role_change_policy is RoleChangePolicy.DRAIN_FIRST,
         )
         for child in engines
     )
@@ -199,7 +202,7 @@ def _look_again(views: Sequence[PoolView], now: float) -> float | None:
     times = [group.workload.created + GARBAGE_SECONDS - now for group in groups if group.workload and group.strays]
     for view in views:
         for pod in (pod for group in view.groups for pod in group.live):
-            if pod.asked_to_drain and not pod.drained:
+            if pod.next_role is not None or (pod.asked_to_drain and not pod.drained):
                 times.append(POLL_SECONDS)
             elif view.never_ready(pod) and (left := pod.created + view.start_deadline_seconds - now) > 0:
                 times.append(left)

@@ -41,6 +41,11 @@ def drain_steps(view: PoolView, sizes: Sizes, now: float) -> Iterator[Action]:
                     yield FinishDrain(pod.name, overdue=not idle)
 
 
+def is_idle_by_now(view: PoolView, pod: Pod, since: float | None, now: float) -> bool:
+    """Whether a pod that is to get nothing new ``since`` then has nothing in flight, and every router knows it."""
+    return since is not None and now - since >= ROUTERS_LEARN_SECONDS and pod.name in view.idle
+
+
 def is_overdue(view: PoolView, pod: Pod, now: float) -> bool:
     """Whether a draining pod had its time."""
     return pod.drain_started is not None and now - pod.drain_started >= view.drain_seconds
@@ -86,7 +91,4 @@ def _taken_out(pod: Pod) -> bool:
 
 
 def _is_idle(view: PoolView, pod: Pod, now: float) -> bool:
-    if view.never_ready(pod):
-        return True
-    waited = pod.drain_started is not None and now - pod.drain_started >= ROUTERS_LEARN_SECONDS
-    return waited and pod.name in view.idle
+    return view.never_ready(pod) or is_idle_by_now(view, pod, pod.drain_started, now)

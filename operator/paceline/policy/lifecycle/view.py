@@ -92,7 +92,9 @@ class PoolView:
     groups: tuple[Group, ...]
     """One a template, the wanted one first, even if nothing of it exists yet."""
     idle: frozenset[str] = frozenset()
-    """Draining pods that said just now that they have nothing in flight."""
+    """Pods that drain, or are to change their role, and said just now that they have nothing in flight."""
+    drain_first: bool = False
+    """Whether engines finish what they have before they change their role."""
 
     @property
     def current(self) -> Group:
