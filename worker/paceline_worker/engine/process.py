@@ -47,20 +47,20 @@ class ChildProcess:
         """Start ``argv``; its lines go to ``output`` behind ``prefix``. Raises OSError when it can't be started."""
         become_reaper()
         receiving, sending = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                env=dict(env),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=sending,
-                stderr=sending,
-                preexec_fn=_die_with(os.getpid()),
-            )
-        except BaseException:
-            os.close(receiving)
-            raise
-        finally:
-            os.close(sending)
+        with contextlib.ExitStack() as unless_started:
+            unless_started.callback(os.close, receiving)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    env=dict(env),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=sending,
+                    stderr=sending,
+                    preexec_fn=_die_with(os.getpid()),
+                )
+            finally:
+                os.close(sending)
+            unless_started.pop_all()
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         # A thread, not a task: whoever reads our output may be slow, and that must not stop the health checks.
         reader = threading.Thread(

@@ -80,11 +80,13 @@ class Pool:
         """
         connection = self._take(address) or await self._connect(address)
         exchange = connection.begin(payload)
+        begun = False
         try:
             await exchange.head()
-        except BaseException:
-            exchange.close()
-            raise
+            begun = True
+        finally:
+            if not begun:
+                exchange.close()
         return exchange
 
     def forget(self, address: Address) -> None:

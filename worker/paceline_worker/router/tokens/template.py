@@ -82,8 +82,14 @@ class ChatTemplate:
             return "".join(_bounded(self._template.generate({**variables, _CHECK: check}), check))
         except _TooSlow:
             raise NoTokens(Outcome.SLOW, f"the chat template took over {self._seconds} s") from None
-        except Exception as error:  # noqa: BLE001 - root of foreign code: a template may raise anything
+        except _RAISED as error:
             raise NoTokens(Outcome.REFUSED, f"the chat template raised {type(error).__name__}: {error}") from None
+
+
+_RAISED: Final = (
+    TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+)  # fmt: skip
+"""What templates raise: Jinja's errors, and those of the operators and methods that they may use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context, use_span
 from opentelemetry.trace import Tracer as SpanTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client.core import Exemplar
 
 from paceline import __version__
 from paceline_worker.http.message import Request
@@ -91,18 +92,22 @@ class RecordedTrace(Trace):
         )
         self._open.append(span)
         try:
-            return await work
-        except BaseException as error:
-            span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
-            raise
+            with use_span(span, end_on_exit=True, record_exception=False):
+                return await work
         finally:
             self._open.pop()
-            span.end()
 
     def header(self) -> bytes:
         """``traceparent`` of the part that is open now."""
         context = self._open[-1].get_span_context()
         return b"traceparent: 00-%032x-%016x-%02x\r\n" % (context.trace_id, context.span_id, context.trace_flags)
+
+    def exemplar(self, value: float, at: float) -> Exemplar | None:
+        """See :class:`Trace`. A trace that is not sampled is nowhere to be found."""
+        context = self._open[0].get_span_context()
+        if not context.trace_flags.sampled:
+            return None
+        return Exemplar({"trace_id": f"{context.trace_id:032x}"}, value, at)
 
     def end(self, outcome: str) -> None:
         """Refused and failed requests are errors; wrong ones and those given up are not."""
