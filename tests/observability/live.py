@@ -28,6 +28,7 @@ from tests.programs import ROOT, prometheus
 START_SECONDS = 90
 STOP_SECONDS = 30
 SCRAPE_SECONDS = 1
+TENANTS = ("analytics", "chat")
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,32 @@ def process(command: list[str], log: Path, end: signal.Signals = signal.SIGTERM)
                 one.wait()
 
 
+def closed_quickstart(folder: Path) -> tuple[str, str]:
+    """The quickstart with tenants, and the folder of their keys."""
+    manifest = yaml.safe_load((ROOT / "manifests" / "samples" / "quickstart.yaml").read_text())
+    manifest["spec"]["tenancy"] = {
+        "mode": "ApiKeys",
+        "tenants": [
+            {"name": name, "apiKeysSecret": {"name": "keys", "key": name}, "tokensPerMinute": 10**9}
+            for name in TENANTS
+        ],
+    }
+    file, keys = folder / "quickstart.yaml", folder / "keys"
+    file.write_text(yaml.safe_dump(manifest))
+    keys.mkdir()
+    for name in TENANTS:
+        (keys / name).write_text(f"a-key-of-{name}-0123456789\n")
+    return str(file), str(keys)
+
+
 @contextmanager
 def local_run(folder: Path, *flags: str) -> Iterator[Path]:
-    """`paceline up` with the quickstart; its file of targets."""
+    """`paceline up` with the quickstart and tenants; its file of targets."""
     run = folder / "run"
     targets = run / "prometheus-targets.json"
     program = str(Path(sys.executable).with_name("paceline"))
-    command = [program, "up", "manifests/samples/quickstart.yaml", "--port", "0", "--run-dir", str(run), *flags]
+    manifest, keys = closed_quickstart(folder)
+    command = [program, "up", manifest, "--tenant-keys", keys, "--port", "0", "--run-dir", str(run), *flags]
     with process(command, folder / "up.log", signal.SIGINT) as one:
         deadline = time.monotonic() + START_SECONDS
         while not (targets.exists() and any("router" in str(group) for group in json.loads(targets.read_text()))):

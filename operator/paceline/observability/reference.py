@@ -15,6 +15,11 @@ Every page is Prometheus's text format at `/metrics`. PodMonitors (in a cluster)
 local runtime) put these labels on all of them: `namespace`, `pod`, `paceline_dev_deployment`, `paceline_dev_component`,
 and on engines `paceline_dev_pool`, `paceline_dev_role`, `paceline_dev_revision`. Every other label has a bounded set of
 values, listed [below](#labels).
+
+Routers answer in OpenMetrics where a scraper accepts it, as Prometheus does. Then the buckets of
+`paceline_router_time_to_first_token_seconds` and `paceline_router_request_seconds` carry exemplars: the `trace_id` of the
+last request in each, while tracing is on and that trace is sampled. Prometheus keeps them with
+`--enable-feature=exemplar-storage`.
 """
 SECTIONS: Final = {
     "router": ("Router", "Port `admin` (8080) of the router's pods."),

@@ -52,13 +52,18 @@ class _StatusCollector(Collector):
 class EngineMetrics:
     """Registry of one worker."""
 
-    __slots__ = ("_registry", "drain_seconds", "start_seconds")
+    __slots__ = ("_registry", "drain_seconds", "start_seconds", "warmup_seconds")
 
     def __init__(self, status: EngineStatus, settings: Settings) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_StatusCollector(status, settings))
         self.start_seconds = Gauge(
             "paceline_engine_start_seconds", "From the worker's start to readiness", registry=self._registry
+        )
+        self.warmup_seconds = Gauge(
+            "paceline_engine_warmup_seconds",
+            "From the first good health check to a completed request",
+            registry=self._registry,
         )
         self.drain_seconds = Gauge("paceline_engine_drain_seconds", "How long the drain took", registry=self._registry)
 

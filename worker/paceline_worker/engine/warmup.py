@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from paceline.clock import Clock
@@ -24,14 +25,26 @@ WARMUP_ATTEMPTS: Final = 3
 log = logging.getLogger(__name__)
 
 
-async def become_ready(client: EngineClient, status: EngineStatus, clock: Clock, *, deadline_seconds: float) -> None:
-    """Wait until the engine completes a request. Raises EngineError when it has not after ``deadline_seconds``."""
+async def become_ready(
+    client: EngineClient,
+    status: EngineStatus,
+    clock: Clock,
+    *,
+    deadline_seconds: float,
+    warmed: Callable[[float], None],
+) -> None:
+    """Wait until the engine completes a request; ``warmed`` is told how long that took once the engine was healthy.
+
+    Raises EngineError when it has not after ``deadline_seconds``.
+    """
     deadline = clock.monotonic() + deadline_seconds
     try:
         async with asyncio.timeout(deadline_seconds):
             await _wait_healthy(client)
             status.move(State.WARMING_UP, "the warm-up request is under way")
+            begun = clock.monotonic()
             await _warm_up(client, clock, deadline)
+            warmed(clock.monotonic() - begun)
     except TimeoutError:
         raise EngineError(
             f"The engine is not ready after {deadline_seconds:.0f} s (startDeadlineSeconds): still {status.state}."

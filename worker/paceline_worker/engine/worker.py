@@ -107,7 +107,10 @@ class EngineWorker:
         config = self._settings.config
         self.status.pid = child.pid
         if self._plan.serves_api:
-            warmed = become_ready(client, self.status, self._clock, deadline_seconds=config.start_deadline_seconds)
+            warmed = become_ready(
+                client, self.status, self._clock, deadline_seconds=config.start_deadline_seconds,
+                warmed=self._metrics.warmup_seconds.set,
+            )  # fmt: skip
             if await self._first(exited=child.wait(), ready=warmed, stop=self.stop.drain.wait()) != "ready":
                 await self._explain(child, "before it was ready")
                 return

@@ -12,7 +12,6 @@ from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.prefixes.knowledge import Knowledge
 
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHUTDOWN_SECONDS: Final = 1.0
 SHOWN_NAME: Final = 200
 """Characters of an unknown engine's name that the error repeats."""
@@ -80,8 +79,9 @@ class Admin:
             state, reason = "ready", f"{usable} of {len(self._fleet)} engines are usable"
         return _json({"state": state, "reason": reason}, status=200 if state == "ready" else 503)
 
-    async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"content-type": METRICS_TYPE})
+    async def _page(self, request: web.Request) -> web.Response:
+        page, content_type = self._metrics.render_for(request.headers.get("accept", ""))
+        return web.Response(body=page, headers={"content-type": content_type})
 
     async def _describe(self, _: web.Request) -> web.Response:
         return _json({"version": self._fleet.version, "engines": [_engine(engine) for engine in self._fleet]})

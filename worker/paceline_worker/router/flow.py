@@ -131,8 +131,7 @@ class Flow:
         while True:
             attempt += 1
             place = await incoming.trace.during("queue", self._gate.place(prepared))
-            if incoming.visit is not None:
-                incoming.visit.placed()
+            incoming.visit.placed()
             try:
                 attempted = self._attempt(incoming, prepared, place, response)
                 await incoming.trace.during("answer", attempted, engine=place.decode.name)
@@ -192,8 +191,7 @@ class Flow:
         engine, transcript = place.decode, None
         if incoming.call.stream and obstacle(incoming.call) is None:
             transcript = Transcript(show_ids=incoming.call.shows_ids)
-            if incoming.visit is not None:
-                incoming.visit.follow(transcript)
+            incoming.visit.follow(transcript)
         try:
             exchange = await self.open(incoming, prepared, place, ids=transcript is not None)
             try:
@@ -237,9 +235,8 @@ class Flow:
             try:
                 await relay.run()
             finally:
-                self._observe(relay, incoming.arrived)
-                if incoming.visit is not None:
-                    incoming.visit.said(relay.tokens)
+                self._observe(relay, incoming)
+                incoming.visit.said(relay.tokens)
             self._outcomes.ended(ttft_met=in_time, itl=relay.mean_gap())
             if relay.first_at is not None:
                 waited = relay.first_at - incoming.arrived
@@ -260,8 +257,7 @@ class Flow:
         engine.health.request_succeeded()
         if status == 200:
             said = self._outcomes.answered_whole(prepared.base.prompt_tokens, body)
-            if incoming.visit is not None:
-                incoming.visit.said(said)
+            incoming.visit.said(said)
             self._slo.answered(incoming.request_class)
             self._matcher.answering(prepared, engine, place.prefill)
         response.send(status, body, headers)
@@ -318,8 +314,7 @@ class Flow:
             answer = {"prefetched": False, "reason": "other requests are served first"}
             response.send(200, msgspec.json.encode(answer), (JSON, incoming.request_id))
             return
-        if incoming.visit is not None:
-            incoming.visit.placed()
+        incoming.visit.placed()
         engine = place.prefill or place.decode
         try:
             self._matcher.computing(prepared, engine, place.placement.prefill_seconds)
@@ -358,9 +353,8 @@ class Flow:
         if prepared.prompt is not None:
             prompt = prepared.peek().prompt_tokens
             held = min(prompt, max((known.tokens for known in prepared.known.values()), default=0))
-        if incoming.visit is not None:
-            output = 0 if incoming.hints.prefetch else prepared.base.output_tokens
-            incoming.visit.expect(cached=held, uncached=prompt - held, output=output)
+        output = 0 if incoming.hints.prefetch else prepared.base.output_tokens
+        incoming.visit.expect(cached=held, uncached=prompt - held, output=output)
         if prepared.prompt is not None:
             self._metrics.cached_tokens.observe(held)
             self._metrics.uncached_tokens.observe(prompt - held)
@@ -373,9 +367,10 @@ class Flow:
             log.warning("engine %s gets no more work: %s", engine.name, error)
             self._fleet.health_changed(engine)
 
-    def _observe(self, relay: StreamRelay, arrived: float) -> None:
+    def _observe(self, relay: StreamRelay, incoming: Incoming) -> None:
         if relay.first_at is not None:
-            self._metrics.ttft.observe(relay.first_at - arrived)
+            ttft = relay.first_at - incoming.arrived
+            self._metrics.ttft.observe(ttft, incoming.trace.exemplar(ttft, self._clock.wall()))
             latency = relay.mean_gap()
             if latency is not None:
                 self._metrics.itl.observe(latency)

@@ -8,7 +8,7 @@ from paceline_worker.router.fleet import Engine
 from paceline_worker.router.hints import Hints
 from paceline_worker.router.parse import Call
 from paceline_worker.router.slo import NO_CLASS
-from paceline_worker.router.tenants.accounts import Visit
+from paceline_worker.router.tenants.accounts import NO_VISIT, Visit
 from paceline_worker.router.tracing.trace import NO_TRACE, Trace
 
 
@@ -25,8 +25,8 @@ class Incoming(msgspec.Struct, frozen=True):
     arrived: float
     """By the clock."""
     trace: Trace = NO_TRACE
-    visit: Visit | None = None
-    """Of its tenant; None where everybody is served."""
+    visit: Visit = NO_VISIT
+    """Of its tenant."""
 
     @property
     def request_class(self) -> str:

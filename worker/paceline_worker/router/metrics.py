@@ -12,7 +12,8 @@ from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 PREFIX: Final = "paceline_router_"
@@ -51,17 +52,21 @@ class Counts:
 
 
 class Distribution:
-    """A histogram without labels."""
+    """A histogram without labels. Each bucket keeps the exemplar of the last value that had one."""
 
     def __init__(self, buckets: Sequence[float]) -> None:
         self._bounds = buckets
         self._counts = [0] * (len(buckets) + 1)
         self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
         """Take note of one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+        bucket = bisect_left(self._bounds, value)
+        self._counts[bucket] += 1
         self._sum += value
+        if exemplar is not None:
+            self._exemplars[bucket] = exemplar
 
     @property
     def bounds(self) -> Sequence[float]:
@@ -76,7 +81,11 @@ class Distribution:
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
         """Put the samples into a family."""
         bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
-        family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for number, (bound, count) in enumerate(zip(bounds, accumulate(self._counts), strict=True)):
+            exemplar = self._exemplars.get(number)
+            buckets.append((bound, count) if exemplar is None else (bound, count, exemplar))
+        family.add_metric(labels, buckets, self._sum)
 
 
 class Metrics(Collector):
@@ -111,6 +120,11 @@ class Metrics(Collector):
     def render(self) -> bytes:
         """The page in Prometheus's text format."""
         return generate_latest(self.registry)
+
+    def render_for(self, accept: str) -> tuple[bytes, str]:
+        """The page in the format that a scraper accepts, and its content type. Exemplars are in OpenMetrics only."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance."""

@@ -24,7 +24,7 @@ from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.parse import Kind, Rules, parse
 from paceline_worker.router.slo import NO_CLASS, SloCounts
-from paceline_worker.router.tenants.accounts import Account, OverLimit, Visit
+from paceline_worker.router.tenants.accounts import NO_VISIT, Account, OverLimit, TenantVisit, Visit
 from paceline_worker.router.tenants.door import AUTHORIZATION, Door, Unauthorized
 from paceline_worker.router.tenants.keys import KeyRing
 from paceline_worker.router.tenants.terms import Terms
@@ -113,14 +113,13 @@ class Routes:
         account: Account | None,
     ) -> None:
         arrived = self._clock.monotonic()
-        visit = None if account is None else Visit(account)
+        visit = NO_VISIT if account is None else TenantVisit(account)
         outcome, request_class = "internal_error", NO_CLASS
         self.running += 1
         trace = self._tracer.begin(request, request_id[1])
         try:
             _check_method(request, "POST")
-            if visit is not None:
-                visit.begin()
+            visit.begin()
             incoming = self._incoming(kind, request, request_id, arrived, trace, account, visit)
             request_class = incoming.request_class
             await self._flow.run(incoming, response)
@@ -140,11 +139,11 @@ class Routes:
         finally:
             self.running -= 1
             trace.end(outcome)
-            if visit is not None:
-                visit.end(outcome)
+            visit.end(outcome)
             self._metrics.requests.add(outcome, request.path)
             self._slo.ended(request_class, outcome)
-            self._metrics.request_seconds.observe(self._clock.monotonic() - arrived)
+            took = self._clock.monotonic() - arrived
+            self._metrics.request_seconds.observe(took, trace.exemplar(took, self._clock.wall()))
 
     def _incoming(
         self,
@@ -154,7 +153,7 @@ class Routes:
         arrived: float,
         trace: Trace,
         account: Account | None,
-        visit: Visit | None,
+        visit: Visit,
     ) -> Incoming:
         hints = read_hints(request, self._classes)
         own = (REQUEST_ID, b"content-type", *((TRACE_PARENT,) if trace.replaces_parent else ()))

@@ -8,7 +8,7 @@ import pytest
 
 from paceline.clock import VirtualClock
 from paceline_worker.router.parse import Rules
-from paceline_worker.router.tenants.accounts import Account, OverLimit, Usage, Visit
+from paceline_worker.router.tenants.accounts import Account, OverLimit, TenantVisit, Usage
 from paceline_worker.router.tenants.terms import Terms
 
 RULES = Rules(frozenset({"m"}), frozenset(), None)
@@ -23,15 +23,15 @@ class Bench:
     def usage(self) -> Usage:
         return self.account.usage
 
-    def visit(self, *, cached: int = 0, uncached: int = 10, output: int = 10) -> Visit:
-        visit = Visit(self.account)
+    def visit(self, *, cached: int = 0, uncached: int = 10, output: int = 10) -> TenantVisit:
+        visit = TenantVisit(self.account)
         visit.begin()
         visit.expect(cached=cached, uncached=uncached, output=output)
         visit.placed()
         return visit
 
     def refused(self, uncached: int) -> int | None:
-        visit = Visit(self.account)
+        visit = TenantVisit(self.account)
         visit.begin()
         try:
             with pytest.raises(OverLimit) as caught:
@@ -70,7 +70,7 @@ def test_what_was_not_served_is_not_charged(outcome: str) -> None:
 
 def test_a_request_that_its_client_gave_up_in_the_queue_is_not_charged() -> None:
     one = bench(tokens_per_minute=600)
-    visit = Visit(one.account)
+    visit = TenantVisit(one.account)
     visit.begin()
     visit.expect(cached=0, uncached=500, output=0)
     visit.end("cancelled")
@@ -94,7 +94,7 @@ def test_a_client_that_leaves_in_the_middle_pays_for_what_it_got() -> None:
 def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
     one = bench(max_running=2)
     first, _ = one.visit(), one.visit()
-    third = Visit(one.account)
+    third = TenantVisit(one.account)
     with pytest.raises(OverLimit) as caught:
         third.begin()
     third.end("limited")

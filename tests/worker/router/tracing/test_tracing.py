@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.openmetrics.parser import text_fd_to_metric_families
 
 from paceline.api import wire
 from paceline.errors import ConfigError
@@ -23,6 +25,7 @@ from paceline_worker.router.settings import Settings, placement_settings
 from paceline_worker.router.tracing.trace import NO_TRACE, NoTracer, open_tracer, read_tracing
 from tests.worker.router.fakes import LONG, MODEL, FakeEngine, bench, config, cut, replace
 
+NOT_SAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -32,6 +35,8 @@ class Collector:
 
     spans: list[Any] = field(default_factory=list)
     resources: list[dict[str, str]] = field(default_factory=list)
+    admin_url: str = ""
+    """Of the router whose spans they are."""
 
     async def take(self, request: web.Request) -> web.Response:
         message = ExportTraceServiceRequest()
@@ -71,6 +76,7 @@ async def traced(
     replace(folder / "fleet.json", wire.encode(fleet))
     router = Router(settings)
     await router.start()
+    collector.admin_url = f"http://127.0.0.1:{router.admin_port}"
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{router.port}", timeout=30, trust_env=False) as client:
             yield client, collector
@@ -114,6 +120,30 @@ async def test_one_trace_goes_from_the_client_through_prefill_and_decode(
     assert decode.seen[0].headers[b"tracestate"] == b"vendor=1"
     assert collector.resources[0]["service.name"] == "paceline-router"
     assert collector.resources[0]["paceline.deployment"] == "test"
+
+
+async def test_latencies_point_to_the_trace_of_a_request_that_had_them_for_who_asks_for_openmetrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with traced(tmp_path, monkeypatch, FakeEngine("one")) as (client, collector):
+        body = {"model": MODEL, "prompt": "x", "stream": True}
+        await client.post("/v1/completions", json=body, headers={"traceparent": CLIENT})
+        await client.post("/v1/completions", json=body, headers={"traceparent": NOT_SAMPLED})
+        page = f"{collector.admin_url}/metrics"
+        open_metrics = await client.get(page, headers={"accept": "application/openmetrics-text;version=1.0.0"})
+        plain = await client.get(page)
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
+    found = {}
+    for family in text_fd_to_metric_families(StringIO(open_metrics.text)):
+        for sample in family.samples:
+            if sample.exemplar is not None:
+                found[family.name] = sample.exemplar.labels
+    trace = {"trace_id": CLIENT.split("-")[1]}
+    assert found == {
+        "paceline_router_time_to_first_token_seconds": trace, "paceline_router_request_seconds": trace,
+    }  # fmt: skip
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert "trace_id" not in plain.text
 
 
 async def test_spans_say_what_failed_and_where_it_was_tried_again(

@@ -122,6 +122,33 @@ class Account:
 
 
 class Visit:
+    """A request of nobody in particular: nothing is counted, and nothing is limited."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """Raises OverLimit when its tenant has as many requests as it may."""
+
+    def expect(self, *, cached: int, uncached: int, output: int) -> None:
+        """What it is likely to need, in tokens. Raises OverLimit when its tenant has not got them."""
+
+    def placed(self) -> None:
+        """An engine has it."""
+
+    def said(self, tokens: int) -> None:
+        """Its answer has so many tokens."""
+
+    def follow(self, stream: Tokens) -> None:
+        """Its answer has as many tokens as this stream."""
+
+    def end(self, outcome: str) -> None:
+        """It is over."""
+
+
+NO_VISIT: Final = Visit()
+
+
+class TenantVisit(Visit):
     """One request of a tenant, from its key to its end."""
 
     __slots__ = ("_account", "_arrived", "_begun", "_cached", "_output", "_placed", "_stream", "_taken", "_uncached")
@@ -134,30 +161,30 @@ class Visit:
         self._stream: Tokens | None = None
 
     def begin(self) -> None:
-        """Raises OverLimit."""
+        """See :class:`Visit`."""
         self._account.begin()
         self._begun = True
 
     def expect(self, *, cached: int, uncached: int, output: int) -> None:
-        """What it is likely to need, in tokens. Raises OverLimit."""
+        """See :class:`Visit`."""
         self._account.take(uncached + output)
         self._taken = uncached + output
         self._cached, self._uncached = cached, uncached
 
     def placed(self) -> None:
-        """An engine has it."""
+        """See :class:`Visit`."""
         self._placed = True
 
     def said(self, tokens: int) -> None:
-        """Its answer has so many tokens."""
+        """See :class:`Visit`."""
         self._output = tokens
 
     def follow(self, stream: Tokens) -> None:
-        """Its answer has as many tokens as this stream."""
+        """See :class:`Visit`."""
         self._stream = stream
 
     def end(self, outcome: str) -> None:
-        """It is over."""
+        """See :class:`Visit`. Only what an engine did for the client is charged."""
         account, usage = self._account, self._account.usage
         usage.outcomes[outcome] += 1
         used = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import Final, Protocol, TypeVar
 
+from prometheus_client.core import Exemplar
+
 from paceline.errors import ConfigError
 from paceline_worker.http.message import Request
 
@@ -35,6 +37,10 @@ class Trace:
     def header(self) -> bytes:
         """A header line for engines that are asked now."""
         return b""
+
+    def exemplar(self, value: float, at: float) -> Exemplar | None:  # noqa: ARG002 - nobody records
+        """A pointer from a ``value``, measured ``at`` by the wall clock, to this trace; None where there is none."""
+        return None
 
     def end(self, outcome: str) -> None:
         """The request is over."""
