@@ -127,6 +127,8 @@ class FakeEngine:
     behaviour: Behaviour = answer
     chunks: int = 5
     healthy: bool = True
+    mute: bool = False
+    """Whether it takes health checks and does not answer them."""
     metrics: bytes = b""
     seen: list[Seen] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,6 +148,9 @@ class FakeEngine:
 
     async def _handle(self, request: Request, response: Response) -> None:
         if request.path == "/health":
+            if self.mute:
+                self.checked.set()
+                await asyncio.Event().wait()
             response.send(200 if self.healthy else 503, b"")
             self.checked.set()
             return

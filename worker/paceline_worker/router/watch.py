@@ -14,6 +14,9 @@ from paceline_worker.router.load import read_load
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_SECONDS: Final = 2.0
+"""A check without an answer counts against an engine only if nothing else came from it either: a server that is busy
+with its streams may be slow to say so.
+"""
 STALL_SECONDS: Final = 10.0
 """An engine that has begun streams and sends nothing of any of them for so long is stuck. Steps take milliseconds; one
 with a batch of long prompts takes a second.
@@ -27,9 +30,17 @@ MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 class Watch:
     """Watches every engine of the fleet. Call :meth:`sync` whenever the fleet has changed."""
 
-    def __init__(self, fleet: Fleet, pool: Pool, *, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        pool: Pool,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        check_seconds: float = CHECK_TIMEOUT_SECONDS,
+    ) -> None:
         self._fleet = fleet
         self._stall_seconds = stall_seconds
+        self._check_seconds = check_seconds
         self._pool = pool
         self._tasks: dict[Engine, asyncio.Task[None]] = {}
 
@@ -61,11 +72,13 @@ class Watch:
 
     async def _look(self, engine: Engine) -> None:
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._check_seconds):
                 status, _ = await self._get(engine, b"/health")
                 healthy = status == 200
         except TimeoutError:
-            self._found_bad(engine, f"no answer to /health within {CHECK_TIMEOUT_SECONDS:g} s", refused=False)
+            silence = self._pool.silence(engine.address)
+            if silence is None or silence > self._check_seconds:
+                self._found_bad(engine, f"no answer to /health within {self._check_seconds:g} s", refused=False)
             return
         except UpstreamError as error:
             self._found_bad(engine, str(error), refused=isinstance(error, UpstreamUnreachable))
@@ -85,7 +98,7 @@ class Watch:
     async def _scrape(self, engine: Engine) -> None:
         own = engine.running + engine.prefilling
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._check_seconds):
                 status, page = await self._get(engine, b"/metrics")
         except (UpstreamError, TimeoutError):
             return  # it is healthy by its own word; its load stays what it was
