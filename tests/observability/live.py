@@ -107,8 +107,7 @@ def closed_quickstart(folder: Path) -> tuple[str, str]:
     manifest["spec"]["tenancy"] = {
         "mode": "ApiKeys",
         "tenants": [
-            {"name": name, "apiKeysSecret": {"name": "keys", "key": name}, "tokensPerMinute": 10**9}
-            for name in TENANTS
+            {"name": name, "apiKeysSecret": {"name": "keys", "key": name}, "tokensPerMinute": 10**9} for name in TENANTS
         ],
     }
     file, keys = folder / "quickstart.yaml", folder / "keys"

@@ -12,7 +12,15 @@ from paceline.planner.metrics import PlannerMetrics
 NAMESPACE, DEPLOYMENT = "default", "quickstart"
 """Those of the live run's ModelDeployment."""
 
-EXAMPLES = {"limit": "TTFT", "when": "seen", "role": "prefill", "action": "flip", "outcome": "changed", "part": "read"}
+EXAMPLES = {
+    "limit": "TTFT",
+    "when": "seen",
+    "role": "prefill",
+    "action": "flip",
+    "outcome": "changed",
+    "part": "read",
+    "engines": "decided",
+}
 
 
 @dataclass(frozen=True)

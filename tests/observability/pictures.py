@@ -26,7 +26,7 @@ from tests.observability.test_dashboards import board, panels, resolved
 from tests.programs import ROOT
 
 FOLDER = ROOT / "docs" / "operations" / "img"
-BOARDS = ("sla", "deployment", "router", "engines")
+BOARDS = ("sla", "deployment", "router", "engines", "tenants")
 """Those whose every number comes from the run: it has no operator and no page of a planner."""
 LOAD = ("--speed", "2", "--load", "conversation", "--load-minutes", "60", "--rate-scale", "0.25")
 MOST_LINES = 8

@@ -17,8 +17,8 @@ and on engines `paceline_dev_pool`, `paceline_dev_role`, `paceline_dev_revision`
 values, listed [below](#labels).
 
 Routers answer in OpenMetrics where a scraper accepts it, as Prometheus does. Then the buckets of
-`paceline_router_time_to_first_token_seconds` and `paceline_router_request_seconds` carry exemplars: the `trace_id` of the
-last request in each, while tracing is on and that trace is sampled. Prometheus keeps them with
+`paceline_router_time_to_first_token_seconds` and `paceline_router_request_seconds` carry exemplars: the `trace_id` of
+the last request in each, while tracing is on and that trace is sampled. Prometheus keeps them with
 `--enable-feature=exemplar-storage`.
 """
 SECTIONS: Final = {

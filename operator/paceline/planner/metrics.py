@@ -32,6 +32,11 @@ class PlannerMetrics:
         self._attainment = gauge("attainment_ratio", "Share of requests within both limits in the demand window")
         self._shed = gauge("shed_ratio", "Share of the prefill work that no allowed number of engines can do")
         self._feasible = gauge("feasible_ratio", "Share of requests that any number of engines could serve in time")
+        self._expected = gauge(
+            "expected_attainment_ratio",
+            "In time by the model, of feasible requests: as prefill engines were last changed, and had they been left",
+            "engines",
+        )
         self._bound = gauge("bound", "1 for what bound the last decision", "limit")
         self._demanded = gauge(
             "demanded_engines", "Engines that each limit demands; +Inf: no number is enough", "role", "limit"
@@ -70,6 +75,9 @@ class PlannerMetrics:
 
     def _explained(self, who: tuple[str, str], why: Explanation) -> None:
         self._feasible.labels(*who).set(why.feasible)
+        if why.attainment_planned is not None and why.attainment_if_held is not None:
+            self._expected.labels(*who, "decided").set(why.attainment_planned)
+            self._expected.labels(*who, "held").set(why.attainment_if_held)
         for limit in Limit:
             self._bound.labels(*who, limit.value).set(int(limit is why.bound_by))
         # What a limit demanded once and does not demand now must not stay.
@@ -92,6 +100,6 @@ class PlannerMetrics:
         who = {"namespace": namespace, "deployment": name}
         for metric in (
             self._sees, self._desired, self._recommended, self._attainment, self._shed, self._feasible,
-            self._bound, self._demanded, self._load, self._decisions, self._actions,
+            self._expected, self._bound, self._demanded, self._load, self._decisions, self._actions,
         ):  # fmt: skip
             metric.remove_by_labels(who)

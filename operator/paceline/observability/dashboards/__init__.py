@@ -17,6 +17,7 @@ from paceline.observability.dashboards.operator import operator
 from paceline.observability.dashboards.planner import planner
 from paceline.observability.dashboards.router import router
 from paceline.observability.dashboards.sla import sla_overview
+from paceline.observability.dashboards.tenants import tenants
 
 DASHBOARDS: Final[dict[str, Callable[[], builder.Dashboard]]] = {
     "sla": sla_overview,
@@ -25,6 +26,7 @@ DASHBOARDS: Final[dict[str, Callable[[], builder.Dashboard]]] = {
     "router": router,
     "engines": engines,
     "classes": classes,
+    "tenants": tenants,
     "operator": operator,
 }
 """By the name of their file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from paceline.observability.dashboards.panels import HALF, RATE, RED, WHO, board, chart
+from paceline.observability.dashboards.panels import HALF, RATE, RED, WHO, board, chart, parts
 
 
 def classes() -> dashboard.Dashboard:
@@ -15,28 +15,16 @@ def classes() -> dashboard.Dashboard:
     return (
         board(
             "classes",
-            "Tenants and classes",
+            "Classes",
             "Requests by class: how many, and how they fare against their own objective.",
         )
         .with_panel(
-            chart(
-                "Requests",
-                "Of each class.",
-                "reqps",
-                (f"sum by (class) (rate({counts}[{RATE}]))", each),
-                stacked=True,
-                width=HALF,
+            parts(
+                "Requests", "Of each class.", "reqps", f"sum by (class) (rate({counts}[{RATE}]))", "class", width=HALF
             )
         )
         .with_panel(
-            chart(
-                "Misses",
-                "Of each class.",
-                "reqps",
-                (f"sum by (class) (rate({missed}[{RATE}]))", each),
-                stacked=True,
-                width=HALF,
-            )
+            parts("Misses", "Of each class.", "reqps", f"sum by (class) (rate({missed}[{RATE}]))", "class", width=HALF)
         )
         .with_panel(
             chart(

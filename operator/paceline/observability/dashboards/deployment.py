@@ -16,6 +16,7 @@ from paceline.observability.dashboards.panels import (
     board,
     chart,
     heat,
+    parts,
     quantiles,
     share,
 )
@@ -32,12 +33,12 @@ def deployment() -> dashboard.Dashboard:
         board("deployment", "Deployment", "Engines, roles, load and latencies of one deployment.")
         .annotation(decisions())
         .with_panel(
-            chart(
+            parts(
                 "Engines by role",
                 "Ready ones, as the routers see them. Lines down the page are decisions.",
                 "short",
-                (roles, "{{role}}"),
-                stacked=True,
+                roles,
+                "role",
             )
         )
         .with_panel(
@@ -65,12 +66,12 @@ def deployment() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Requests",
                 "Ended, by outcome.",
                 "reqps",
-                (f"sum by (outcome) (rate(paceline_router_requests_total{{{WHO}}}[{RATE}]))", "{{outcome}}"),
-                stacked=True,
+                f"sum by (outcome) (rate(paceline_router_requests_total{{{WHO}}}[{RATE}]))",
+                "outcome",
             )
         )
         .with_panel(
@@ -127,12 +128,12 @@ def deployment() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Where prompts are computed",
                 "Placements by reason.",
                 "reqps",
-                (f"sum by (prefill) (rate(paceline_router_placements_total{{{WHO}}}[{RATE}]))", "{{prefill}}"),
-                stacked=True,
+                f"sum by (prefill) (rate(paceline_router_placements_total{{{WHO}}}[{RATE}]))",
+                "prefill",
                 width=THIRD,
             )
         )

@@ -13,6 +13,7 @@ from paceline.observability.dashboards.panels import (
     YELLOW,
     board,
     chart,
+    parts,
     quantiles,
     share,
 )
@@ -138,15 +139,12 @@ def engines() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Finished requests",
                 "By reason.",
                 "reqps",
-                (
-                    f"sum by (finished_reason) (rate(vllm:request_success_total{{{WHO}}}[{RATE}]))",
-                    "{{finished_reason}}",
-                ),
-                stacked=True,
+                f"sum by (finished_reason) (rate(vllm:request_success_total{{{WHO}}}[{RATE}]))",
+                "finished_reason",
                 width=HALF,
             )
         )

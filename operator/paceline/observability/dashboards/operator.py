@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from paceline.observability.dashboards.panels import GREEN, OR_NONE, RATE, RED, bare_board, chart, number, quantiles
+from paceline.observability.dashboards.panels import (
+    GREEN,
+    OR_NONE,
+    RATE,
+    RED,
+    bare_board,
+    chart,
+    number,
+    parts,
+    quantiles,
+)
 
 
 def operator() -> dashboard.Dashboard:
@@ -34,13 +44,7 @@ def operator() -> dashboard.Dashboard:
             number("Objects", "In the watch caches.", "short", "sum(paceline_operator_cached_objects)", width=8)
         )
         .with_panel(
-            chart(
-                "Passes",
-                "Over one deployment, by outcome.",
-                "ops",
-                (rate("reconciles_total", "outcome"), "{{outcome}}"),
-                stacked=True,
-            )
+            parts("Passes", "Over one deployment, by outcome.", "ops", rate("reconciles_total", "outcome"), "outcome")
         )
         .with_panel(
             chart(
@@ -50,19 +54,14 @@ def operator() -> dashboard.Dashboard:
                 *quantiles("paceline_operator_reconcile_seconds{}", 0.5, 0.95, 0.99),
             )
         )
+        .with_panel(parts("API requests", "By verb.", "reqps", rate("api_requests_total", "verb"), "verb"))
         .with_panel(
-            chart("API requests", "By verb.", "reqps", (rate("api_requests_total", "verb"), "{{verb}}"), stacked=True)
-        )
-        .with_panel(
-            chart(
+            parts(
                 "API requests that failed",
                 "By code; 0 is no answer.",
                 "reqps",
-                (
-                    f'sum by (code) (rate(paceline_operator_api_requests_total{{code!~"2.."}}[{RATE}])){OR_NONE}',
-                    "{{code}}",
-                ),
-                stacked=True,
+                f'sum by (code) (rate(paceline_operator_api_requests_total{{code!~"2.."}}[{RATE}])){OR_NONE}',
+                "code",
             )
         )
         .with_panel(

@@ -58,6 +58,11 @@ def chart(
     return panel
 
 
+def parts(title: str, about: str, unit: str, expression: str, label: str, *, width: int = THIRD) -> timeseries.Panel:
+    """What a whole is made of over time, by the values of a label."""
+    return chart(title, about, unit, (expression, f"{{{{{label}}}}}"), stacked=True, width=width)
+
+
 def number(title: str, about: str, unit: str, expression: str, *, limits: Limits = PLAIN, width: int = 4) -> stat.Panel:
     """One value, large, with its past behind it."""
     return (

@@ -17,8 +17,9 @@ from paceline.observability.dashboards.panels import (
     board,
     chart,
     number,
+    parts,
     quantiles,
-)  # fmt: skip
+)
 
 MINE: Final = 'namespace="$namespace",deployment="$deployment"'
 """The planner speaks of deployments; it is not one of their pods."""
@@ -94,12 +95,12 @@ def planner() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "What bound",
                 "The limit behind the last decision.",
                 "short",
-                (f"max by (limit) (paceline_planner_bound{{{MINE}}}) == 1", "{{limit}}"),
-                stacked=True,
+                f"max by (limit) (paceline_planner_bound{{{MINE}}}) == 1",
+                "limit",
             )
         )
         .with_panel(
@@ -128,30 +129,24 @@ def planner() -> dashboard.Dashboard:
         )
         .with_panel(
             chart(
+                "What if: the last decision",
+                "Of the requests that can be in time, those that would be, by the model: with the prefill engines that "
+                "the planner last changed to, and had it left them as they were.",
+                "percentunit",
+                (f"min by (engines) (paceline_planner_expected_attainment_ratio{{{MINE}}})", "{{engines}}"),
+                (f"max(paceline:slo_target:ratio{{{WHO}}})", "target"),
+            )
+        )
+        .with_panel(
+            chart(
                 "Within reach",
                 "Share of requests that any number of engines could serve in time; the rest is too long by itself.",
                 "percentunit",
                 (f"min(paceline_planner_feasible_ratio{{{MINE}}})", "feasible"),
             )
         )
-        .with_panel(
-            chart(
-                "Actions",
-                "That were decided on.",
-                "short",
-                (rate("actions_total", "action"), "{{action}}"),
-                stacked=True,
-            )
-        )
-        .with_panel(
-            chart(
-                "Decisions",
-                "By what came of them.",
-                "short",
-                (rate("decisions_total", "outcome"), "{{outcome}}"),
-                stacked=True,
-            )
-        )
+        .with_panel(parts("Actions", "That were decided on.", "short", rate("actions_total", "action"), "action"))
+        .with_panel(parts("Decisions", "By what came of them.", "short", rate("decisions_total", "outcome"), "outcome"))
         .with_panel(
             chart(
                 "Time of a decision",

@@ -15,9 +15,10 @@ from paceline.observability.dashboards.panels import (
     board,
     chart,
     number,
+    parts,
     quantiles,
     share,
-)  # fmt: skip
+)
 
 
 def router() -> dashboard.Dashboard:
@@ -67,31 +68,17 @@ def router() -> dashboard.Dashboard:
                 limits=((None, GREEN), (10, YELLOW), (60, RED)),
             )
         )
+        .with_panel(parts("Requests by outcome", "Ended ones.", "reqps", rate("requests_total", "outcome"), "outcome"))
         .with_panel(
-            chart(
-                "Requests by outcome",
-                "Ended ones.",
-                "reqps",
-                (rate("requests_total", "outcome"), "{{outcome}}"),
-                stacked=True,
-            )
+            parts("Refusals", "By reason.", "reqps", f"{rate('rejections_total', 'reason')}{OR_NONE}", "reason")
         )
         .with_panel(
-            chart(
-                "Refusals",
-                "By reason.",
-                "reqps",
-                (f"{rate('rejections_total', 'reason')}{OR_NONE}", "{{reason}}"),
-                stacked=True,
-            )
-        )
-        .with_panel(
-            chart(
+            parts(
                 "Tries elsewhere",
                 "By what the first engine did.",
                 "reqps",
-                (f"{rate('retries_total', 'reason')}{OR_NONE}", "{{reason}}"),
-                stacked=True,
+                f"{rate('retries_total', 'reason')}{OR_NONE}",
+                "reason",
             )
         )
         .with_panel(
@@ -103,12 +90,12 @@ def router() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Streams that broke",
                 "By whether another engine went on with them.",
                 "reqps",
-                (f"{rate('resumes_total', 'outcome')}{OR_NONE}", "{{outcome}}"),
-                stacked=True,
+                f"{rate('resumes_total', 'outcome')}{OR_NONE}",
+                "outcome",
             )
         )
         .with_panel(
@@ -128,12 +115,8 @@ def router() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
-                "Remote prefill",
-                "By what became of it.",
-                "reqps",
-                (rate("remote_prefill_total", "outcome"), "{{outcome}}"),
-                stacked=True,
+            parts(
+                "Remote prefill", "By what became of it.", "reqps", rate("remote_prefill_total", "outcome"), "outcome"
             )
         )
         .with_panel(
@@ -170,21 +153,21 @@ def router() -> dashboard.Dashboard:
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Cache events",
                 "Batches by what became of them.",
                 "ops",
-                (rate("cache_event_batches_total", "outcome"), "{{outcome}}"),
-                stacked=True,
+                rate("cache_event_batches_total", "outcome"),
+                "outcome",
             )
         )
         .with_panel(
-            chart(
+            parts(
                 "Engines by what the router goes by",
                 "Events, or only what it sent there.",
                 "short",
-                (gauge("prefix_index_engines", "mode"), "{{mode}}"),
-                stacked=True,
+                gauge("prefix_index_engines", "mode"),
+                "mode",
             )
         )
         .with_panel(
@@ -214,12 +197,12 @@ def router() -> dashboard.Dashboard:
         )
         .with_panel(chart("Token cache size", "Bytes.", "bytes", (gauge("token_cache_bytes"), "{{pod}}")))
         .with_panel(
-            chart(
+            parts(
                 "Malformed requests",
                 "Refused before they were parsed, by status.",
                 "reqps",
-                (f"{rate('http_refused_total', 'status')}{OR_NONE}", "{{status}}"),
-                stacked=True,
+                f"{rate('http_refused_total', 'status')}{OR_NONE}",
+                "status",
             )
         )
     )
