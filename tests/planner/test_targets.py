@@ -232,6 +232,22 @@ async def test_engines_of_unknown_speed_are_not_planned_for_and_the_message_says
     await bench.targets.close()
 
 
+async def test_engines_that_nobody_has_measured_are_planned_for_by_a_guess_and_it_says_so() -> None:
+    md = elastic()
+    shaped = md.spec.model.model_copy(update={"name": "meta-llama/Llama-3.1-8B"})
+    bench = Bench(md.model_copy(update={"spec": md.spec.model_copy(update={"model": shaped})}))
+    bench.orders()
+    for _ in range(8):
+        await bench.look(came=400)
+    assert bench.orders()[P] > 1
+    view = bench.targets.view(bench.md)
+    assert view is not None
+    assert view.metrics.status is ConditionStatus.TRUE
+    assert "Engine speeds are a guess" in view.metrics.message
+    assert "paceline calibrate" in view.metrics.message
+    await bench.targets.close()
+
+
 async def test_who_does_not_lead_any_more_forgets_everything_and_begins_with_what_is_there() -> None:
     bench = Bench()
     bench.orders()

@@ -14,11 +14,12 @@ from paceline.planning import words
 from paceline.planning.coarse import guess
 from paceline.planning.confidence import confidence
 from paceline.planning.fleets import Ground
-from paceline.planning.layouts import Basis, EngineOption, engine_options, precision_of
+from paceline.planning.layouts import Basis, EngineOption, engine_options
 from paceline.planning.plot import draw
 from paceline.planning.search import Plan, recommended, search
 from paceline.planning.variants import Bounds, Tweaks, parsed, variant
 from paceline.policy.resources import hardware_pools
+from paceline.policy.scaling.assumed import precision_of
 from paceline.policy.scaling.physics import Precision
 from paceline.policy.scaling.profiles import get_profile
 from paceline.simulator.settings import Objective

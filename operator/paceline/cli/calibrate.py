@@ -82,7 +82,7 @@ def _start(like: str | None, model: str | None, accelerator: str | None, tensor_
     """The profile to begin with."""
     from dataclasses import replace
 
-    from paceline.planning.layouts import precision_of
+    from paceline.policy.scaling.assumed import precision_of
     from paceline.policy.scaling.estimate import estimate
     from paceline.policy.scaling.hardware import find_gpu, find_model, gpus, models
     from paceline.policy.scaling.physics import Engine, Layout

@@ -27,7 +27,7 @@ from paceline.errors import ConfigError
 from paceline.planner.measured import EngineFact, EngineMemory
 from paceline.planner.observe import LEAST_STALE_SECONDS, EnginePod, observe
 from paceline.planner.patience import Patience
-from paceline.planner.settings import engine_models, scaling_settings
+from paceline.planner.settings import engine_models, guessed, scaling_settings
 from paceline.planner.source import Blind, Reading
 from paceline.policy.lifecycle.orders import Orders
 from paceline.policy.scaling.decision import Decision, Limit
@@ -71,6 +71,8 @@ class DeploymentPlanner:
         self.history: deque[ScalingDecision] = deque(maxlen=HISTORY_LENGTH)
         """Newest first."""
         self.last: Step | None = None
+        self.guess_note = ""
+        """What to know of how fast engines are taken to be, where nobody has measured it."""
         self.quota_note = ""
         """What became of its share of a quota last."""
         self._noted = ""
@@ -83,6 +85,7 @@ class DeploymentPlanner:
         self.gpu_limit = gpu_limit
         self.settings: ScalingSettings = scaling_settings(md, gpu_limit=gpu_limit)
         self.models, self._no_models = _models(md, self._profile)
+        self.guess_note = _guess_note(md, self._profile)
         self.mode = md.spec.scaling.mode
         asleep = self.settings.idle_seconds is not None and not any(self.counts.values())
         if not asleep or self.mode is not ScalingMode.AUTO:
@@ -143,7 +146,10 @@ class DeploymentPlanner:
         self._blind = blind
         if news is not None:
             self.history.appendleft(news)
-        self.last = Step(observation, decision, blind, news, tuple(plain_words(decision)))
+        words = plain_words(decision)
+        if blind is None and self.guess_note:
+            words.append(self.guess_note)
+        self.last = Step(observation, decision, blind, news, tuple(words))
         return self.last
 
     def _pending(self, engines: Sequence[EngineFact], now: float) -> Iterator[EnginePod]:
@@ -220,6 +226,14 @@ def _models(md: ModelDeployment, profile: str | None) -> tuple[EngineModels | No
         f"nothing is known of how fast {md.spec.model.name} is on its hardware; name an engine model in the annotation "
         f"{labels.ENGINE_PROFILE}, or measure one with `paceline calibrate`"
     )
+
+
+def _guess_note(md: ModelDeployment, profile: str | None) -> str:
+    """What people are told where engine models are guesses; empty where they are not."""
+    basis = guessed(md, profile=profile)
+    if basis is None:
+        return ""
+    return f"Engine speeds are a guess: {basis}. `paceline calibrate` measures them."
 
 
 def limit_of(limit: Limit) -> ScalingLimit:

@@ -6,7 +6,9 @@ from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, Pool, Toggle
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
 from paceline.errors import ConfigError
-from paceline.policy.resources import engine_profile, hardware_pools
+from paceline.policy.resources import HardwarePool, engine_profile, hardware_pools
+from paceline.policy.scaling.assumed import Assumed, assumed_profile
+from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import get_profile
 from paceline.policy.scaling.settings import EngineModels, ForecastSettings, PoolSettings, ScalingSettings
 from paceline.policy.waiting import age_bound_seconds
@@ -68,7 +70,8 @@ def engine_models(md: ModelDeployment, *, profile: str | None = None) -> EngineM
     """How fast engines are; None when nothing is known of the model on its hardware.
 
     ``profile`` goes before the annotation ``paceline.dev/engine-profile``, and that before what the hardware is known
-    for. Raises ConfigError for a name that is not known.
+    for. Where it was not measured, what is known of other layouts, or of the hardware, has to do (:func:`guessed`).
+    Raises ConfigError for a name that is not known.
     """
     named = profile or md.metadata.annotations.get(labels.ENGINE_PROFILE)
     if named is not None:
@@ -77,7 +80,36 @@ def engine_models(md: ModelDeployment, *, profile: str | None = None) -> EngineM
         except ConfigError as error:
             raise ConfigError(f"metadata.annotations[{labels.ENGINE_PROFILE}]: {error}") from None
     pools = hardware_pools(md.spec)
-    names = [engine_profile(md, pool) for pool in (pools[0], pools[-1])]
-    if names[0] is None or names[1] is None:
+    found = [_profile(md, pool) for pool in (pools[0], pools[-1])]
+    if found[0] is None or found[1] is None:
         return None
-    return EngineModels(prefill=get_profile(names[0]), decode=get_profile(names[1]))
+    return EngineModels(prefill=found[0], decode=found[1])
+
+
+def guessed(md: ModelDeployment, *, profile: str | None = None) -> str | None:
+    """What engine models are guesses by, in words; None where all of them have a profile."""
+    if profile is not None or labels.ENGINE_PROFILE in md.metadata.annotations:
+        return None
+    found = [_assumed(md, pool) for pool in hardware_pools(md.spec) if engine_profile(md, pool) is None]
+    return next((one.profile.provenance for one in found if one is not None), None)
+
+
+def _profile(md: ModelDeployment, pool: HardwarePool) -> EngineProfile | None:
+    name = engine_profile(md, pool)
+    if name is not None:
+        return get_profile(name)
+    assumed = _assumed(md, pool)
+    return None if assumed is None else assumed.profile
+
+
+def _assumed(md: ModelDeployment, pool: HardwarePool) -> Assumed | None:
+    spread = pool.parallelism
+    if not pool.accelerators or spread.pipeline > 1:
+        return None
+    return assumed_profile(
+        md.spec.model.name,
+        pool.accelerator.product or "",
+        tensor=spread.tensor,
+        data=spread.data,
+        expert_parallel=spread.expert is Toggle.ENABLED,
+    )

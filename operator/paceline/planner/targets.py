@@ -122,7 +122,7 @@ class PlannerTargets:
             message = f"The planner holds: {blind.message}."
             metrics = _metrics_finding(ConditionStatus.FALSE, blind.reason, message)
         else:
-            metrics = _metrics_finding(ConditionStatus.TRUE, Reason.METRICS_SEEN, "")
+            metrics = _metrics_finding(ConditionStatus.TRUE, Reason.METRICS_SEEN, one.planner.guess_note)
         return ScalingView(
             metrics=metrics,
             limited=None if blind is not None else limited(step.decision, one.planner.settings),
