@@ -18,8 +18,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("manifests/images")
-IMAGES = {"operator": ("operator",), "router": ("router",), "emulator": ("router",)}
+IMAGES = {"operator": ("operator",), "router": ("router",)}
 """Extras of ``pyproject.toml`` by image. The worker stands on vLLM's own image."""
+ALIKE = {"router": ("emulator",)}
+"""Images with the packages of another one."""
 BUILD = ("hatchling",)
 PLATFORM = {
     "sys_platform": "linux",
@@ -107,7 +109,8 @@ def files() -> dict[str, str]:
         wanted = [*table["dependencies"], *(text for extra in extras for text in table["optional-dependencies"][extra])]
         requirements = pinned(closure(wanted))
         made[str(FOLDER / image / "requirements.txt")] = requirements
-        made[str(FOLDER / image / "sbom.cdx.json")] = bill(image, requirements)
+        for alike in (image, *ALIKE.get(image, ())):
+            made[str(FOLDER / alike / "sbom.cdx.json")] = bill(alike, requirements)
     made[str(FOLDER / "worker/requirements.txt")] = NIXL
     made[str(FOLDER / "worker/sbom.cdx.json")] = bill("worker", NIXL)
     return made
