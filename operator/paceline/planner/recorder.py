@@ -33,8 +33,8 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun", tag_field="l
 
     deployment: str
     settings: dict[str, Any]
-    prefill_profile: str
-    decode_profile: str
+    models: EngineModels | None
+    """How fast engines were taken to be; None: nobody knew. Whole: a guess, or a calibration, has no name to find."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="step", tag_field="line", rename="camel"):
@@ -118,10 +118,4 @@ def settings_of(begun: Begun) -> ScalingSettings:
 
 
 def _begun(key: tuple[str, str], planner: DeploymentPlanner) -> Begun:
-    models: EngineModels | None = planner.models
-    return Begun(
-        deployment="/".join(key),
-        settings=msgspec.to_builtins(planner.settings),
-        prefill_profile="" if models is None else models.prefill.name,
-        decode_profile="" if models is None else models.decode.name,
-    )
+    return Begun(deployment="/".join(key), settings=msgspec.to_builtins(planner.settings), models=planner.models)

@@ -18,7 +18,7 @@ from paceline.policy.scaling.observation import Observation, OutputBucket, Polic
 from paceline.policy.scaling.output_model import OutputModel, remember
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.planner import plan
-from paceline.policy.scaling.profiles import get_profile, known_profiles
+from paceline.policy.scaling.profiles import known_profiles
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 from paceline.traces.record import Trace, TraceRequest, in_order
 
@@ -38,7 +38,7 @@ class Again:
 def decide_again(lines: Sequence[Line], settings: ScalingSettings | None = None) -> Iterator[Again]:
     """Decide on every observation anew, with ``settings`` or with those of the recording.
 
-    Raises ConfigError for a recording that does not begin with its settings, or names engines that are not known.
+    Raises ConfigError for a recording that does not begin with its settings.
     """
     models: EngineModels | None = None
     own: ScalingSettings | None = None
@@ -46,11 +46,7 @@ def decide_again(lines: Sequence[Line], settings: ScalingSettings | None = None)
     for line in lines:
         if isinstance(line, Begun):
             own = settings_of(line)
-            models = None
-            if line.prefill_profile:
-                models = EngineModels(
-                    prefill=get_profile(line.prefill_profile), decode=get_profile(line.decode_profile)
-                )
+            models = line.models
             continue
         if own is None:
             raise ConfigError("the recording does not begin with the settings that it was made with.")
