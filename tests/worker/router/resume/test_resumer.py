@@ -18,6 +18,8 @@ import openai
 import pytest
 
 from paceline.api import wire
+from paceline_worker.http.server import Request, Response
+from paceline_worker.router.resume.resumer import REPLACEMENT
 from tests.contract.emulated import emulator
 from tests.contract.engines import Engine
 from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, event, stream_of, until
@@ -206,6 +208,47 @@ async def test_an_engine_that_does_not_tell_its_tokens_can_not_be_followed(tmp_p
     assert "did not tell the tokens" in reply.text
 
 
+def told(text: str, *ids: int, prompt: bool = False) -> bytes:
+    """One event of a completion, with its token ids."""
+    choice = {"text": text, "token_ids": ids, "prompt_token_ids": [1, 2] if prompt else None}
+    document = json.loads(event("").removeprefix(b"data: "))
+    document["choices"][0] |= choice
+    return b"data: %b\n\n" % json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("tail", "goes_on_from", "rest", "text"),
+    [
+        ("c", [1, 2, 10, 11, 12], [told("ef", 13)], "abcef"),
+        (f"c{REPLACEMENT}", [1, 2, 10], [told("c", 11), told("", 12), told("é", 13)], "abcé"),
+    ],
+    ids=["whole", "half"],
+)
+async def test_after_tokens_that_came_together_it_goes_back_only_for_half_a_character(
+    tmp_path: Path, tail: str, goes_on_from: list[int], rest: list[bytes], text: str
+) -> None:
+    first, other = FakeEngine("a", role=wire.Role.BOTH), FakeEngine("b", role=wire.Role.BOTH)
+    asked: dict[str, Any] = {}
+
+    async def behave(engine: FakeEngine, request: Request, response: Response) -> None:
+        body = json.loads(request.body)
+        if request.path == "/detokenize":
+            asked["ids"] = body["tokens"]
+            response.send(200, json.dumps({"prompt": tail}).encode())
+        elif isinstance(body["prompt"], str):
+            # The second event: one token of text, and one that may be half a character.
+            await stream_of(told("ab", 10, prompt=True), told("c", 11, 12), cut=True)(engine, request, response)
+        else:
+            asked["prompt"] = body["prompt"]
+            await stream_of(*rest, DONE)(engine, request, response)
+
+    first.behaviour = other.behaviour = behave
+    async with bench(tmp_path, first, other, disaggregated=False) as router:
+        events = await stream(router, "/v1/completions", prompt="once")
+    assert asked == {"ids": [11, 12], "prompt": goes_on_from}
+    assert text_of(events) == text
+
+
 async def test_a_stream_that_lacks_only_its_closing_event_is_closed(tmp_path: Path) -> None:
     one = FakeEngine("a", role=wire.Role.BOTH)
     last = event("b").replace(b'"finish_reason":null', b'"finish_reason":"stop"')
@@ -236,9 +279,9 @@ async def test_a_stream_whose_engine_stands_still_goes_on_elsewhere(tmp_path: Pa
 async def test_a_request_at_an_engine_that_was_stopped_goes_on_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paceline_worker.router.watch.CHECK_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr("paceline_worker.router.watch.SILENT_SECONDS", 0.5)
     async with routed(tmp_path) as (router, engines):
+        router.router._watch._check_seconds = 0.3
         await only(router, 1)
         whole = await stream(router, "/v1/completions", max_tokens=2000)
         await free(router)

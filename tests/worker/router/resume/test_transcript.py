@@ -110,6 +110,17 @@ def test_text_and_tokens_surely_end_together_after_one_token_with_text(last: byt
     assert transcript.settled is settled
 
 
+def test_what_came_since_text_and_tokens_ended_together_is_known() -> None:
+    transcript = Transcript(show_ids=False)
+    assert transcript.unsure() == ([], "")
+    for text, ids in (("ab", [1, 2]), ("c", [3]), ("d", [4]), ("", [5]), ('"é', [6, 7])):
+        transcript.take(event(text=text, token_ids=ids))
+    assert transcript.unsure() == ([5, 6, 7], '"é')
+    transcript.take(event(text="f", token_ids=[8]))
+    transcript.take(event(text="", token_ids=[9]))
+    assert transcript.unsure() == ([9], "")
+
+
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_what_a_parser_took_out_of_the_text_is_noticed(field: str) -> None:
     transcript = Transcript(show_ids=False)

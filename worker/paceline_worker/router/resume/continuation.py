@@ -74,12 +74,10 @@ class Continuation:
         self.overlap = ""
         """Text that comes again because its tokens did not end where the client's text does."""
 
-    def settled(self) -> bool:
-        """Whether the client's text surely ends where the tokens do. Never with stop strings: what might begin one is
-        held back.
-        """
+    def holds_back(self) -> bool:
+        """Whether an engine holds text back that might begin a stop string."""
         stop = self.call.fields.get("stop")
-        return self.transcript.settled and (stop is None or bytes(stop) in (b"null", b"[]"))
+        return stop is not None and bytes(stop) not in (b"null", b"[]")
 
     def asks_for_length(self) -> bool:
         """Whether :meth:`rest` has to know how long a context may be."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_FAILURES: Final = 4
 """Engines in a row that fail a stream without another token of it."""
 MAX_UNSETTLED: Final = 64
-"""Tokens at the end of which the text may still be held back: stop strings, halves of characters."""
+"""Tokens at the end of which the text may still be held back for a stop string."""
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
@@ -133,7 +133,9 @@ class Resumer:
             length = self._max_model_len
             if length is None and story.asks_for_length():
                 length = await self._model_length(engine)
-            if not story.settled():
+            if story.holds_back():
+                await self._settle_by_text(story, engine)
+            elif not story.transcript.settled:
                 await self._settle(story, engine)
             rest = story.rest(prompt_ids, length)
             if rest is None:
@@ -197,12 +199,18 @@ class Resumer:
             raise UpstreamClosed(f"{place.decode.name} ended its stream in the middle")
 
     async def _settle(self, story: Continuation, engine: Engine) -> None:
-        """Go back to the last token whose text the client has; what it has beyond that must come again.
-
-        An engine holds text back: that may be the beginning of a stop string, or is half a character.
+        """Where several tokens came at a time, or none of their text: an engine holds back half a character. If the
+        last token is one, go back to where text and tokens surely ended together; what came since must come again.
         """
+        ids, text = story.transcript.unsure()
+        if story.overlap or (await self._text(engine, ids)).endswith(REPLACEMENT):
+            story.transcript.drop(len(ids))
+            story.overlap = text
+
+    async def _settle_by_text(self, story: Continuation, engine: Engine) -> None:
+        """With stop strings: go back to the last token whose text the client has, by what the tokens say."""
         transcript = story.transcript
-        ids, text = transcript.ids, transcript.text + story.overlap
+        ids, text = transcript.ids, transcript.text
         for kept in range(len(ids), max(0, len(ids) - MAX_UNSETTLED) - 1, -1):
             said = await self._text(engine, ids[:kept]) if kept else ""
             if text[:1] == " " and said[:1] not in ("", " "):

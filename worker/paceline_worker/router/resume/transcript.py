@@ -62,8 +62,8 @@ class Transcript:
     """Of one stream with one choice. ``show_ids``: the client asked for token ids itself."""
 
     __slots__ = (
-        "_after", "_before", "_between", "_ids", "_rest", "_show_ids", "_text", "begun_at", "done", "fault", "finished",
-        "first", "opaque", "prompt_ids", "settled",
+        "_after", "_before", "_between", "_ids", "_rest", "_show_ids", "_sure", "_text", "begun_at", "done", "fault",
+        "finished", "first", "opaque", "prompt_ids", "settled",
     )  # fmt: skip
 
     def __init__(self, *, show_ids: bool) -> None:
@@ -91,6 +91,8 @@ class Transcript:
         """Why the tokens don't say what the client has."""
         self.settled = False
         """The last token came alone and with text, so text and tokens end together, unless text is held back."""
+        self._sure = (0, 0)
+        """Tokens and bytes of text that ended together when that was last so."""
 
     @property
     def tokens(self) -> int:
@@ -105,7 +107,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """What the client has of the answer."""
-        return msgspec.json.decode(b'"%b"' % bytes(self._text), type=str)
+        return _decoded(self._text)
 
     def take(self, piece: bytes) -> bytes:
         """One piece of the stream. Returns the whole events that the client is to see now."""
@@ -138,9 +140,16 @@ class Transcript:
 
     def add(self, ids: list[int], text: str) -> None:
         """Tokens that came, and what the client got of them."""
+        if self.settled:
+            self._sure = (len(self._ids), len(self._text))
         self._ids.extend(ids)
         self._text += msgspec.json.encode(text)[1:-1]
         self.settled = len(ids) == 1 and bool(text)
+
+    def unsure(self) -> tuple[list[int], str]:
+        """What came since text and tokens last ended together: ids, and what the client has of their text."""
+        tokens, size = self._sure
+        return self._ids[tokens:].tolist(), _decoded(self._text[size:])
 
     def drop(self, tokens: int) -> None:
         """Forget that the last ``tokens`` were there: they will be said again."""
@@ -199,3 +208,7 @@ class Transcript:
 
 def _is_the_client_s(error: _Fault) -> bool:
     return isinstance(error.code, int) and 400 <= error.code < 500
+
+
+def _decoded(text: bytearray) -> str:
+    return msgspec.json.decode(b'"%b"' % bytes(text), type=str)
