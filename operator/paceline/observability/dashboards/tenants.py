@@ -38,7 +38,7 @@ def tenants() -> dashboard.Dashboard:
     limited, offered = "paceline_router_tenant_limited_total", "paceline_router_tenant_requests_total"
     return (
         board("tenants", "Tenants", f"Usage and limits of tenants. {NOBODY_ASKS}")
-        .with_panel(number("Tenants", "That are told apart.", "short", f"count({gauge('keys', 'max')}){OR_NONE}"))
+        .with_panel(number("Tenants", "That are told apart.", "short", f"count({gauge('keys', 'max')})"))
         .with_panel(
             number(
                 "Without a key",
@@ -71,7 +71,7 @@ def tenants() -> dashboard.Dashboard:
                 "Keys in force",
                 "Of all tenants.",
                 "short",
-                f"sum({gauge('keys', 'max')}){OR_NONE}",
+                f"sum({gauge('keys', 'max')})",
             )
         )
         .with_panel(
@@ -123,7 +123,7 @@ def tenants() -> dashboard.Dashboard:
                 "percentunit",
                 (
                     f"min by (tenant) (clamp_min(paceline_router_tenant_quota_left_tokens{{{WHO}}}, 0)"
-                    f" / paceline_router_tenant_quota_tokens{{{WHO}}}){OR_NONE}",
+                    f" / paceline_router_tenant_quota_tokens{{{WHO}}})",
                     "{{tenant}}",
                 ),
                 limits=((None, RED), (0.1, YELLOW), (0.3, GREEN)),
@@ -134,7 +134,7 @@ def tenants() -> dashboard.Dashboard:
                 "In the router",
                 "Requests, waiting ones among them.",
                 "short",
-                gauge("running_requests") + OR_NONE,
+                gauge("running_requests"),
                 "tenant",
             )
         )
@@ -153,7 +153,7 @@ def tenants() -> dashboard.Dashboard:
                 "Keys",
                 "In force, at the router that has fewest. While one is replaced there are two.",
                 "short",
-                (gauge("keys", "min") + OR_NONE, "{{tenant}}"),
+                (gauge("keys", "min"), "{{tenant}}"),
                 width=HALF,
             )
         )

@@ -86,6 +86,13 @@ def test_a_tenant_can_step_back_behind_others_and_not_in_front_of_them() -> None
     assert terms.limit(Hints(), 0).priority is None
 
 
+def test_sessions_of_two_tenants_are_two_even_where_they_have_one_name() -> None:
+    hints = Hints(session="s", parent="p")
+    mine, other = (Terms(reasoning_tokens=None, tenant=wire.Tenant(name=name)).limit(hints, 0) for name in ("a", "b"))
+    assert (mine.session, mine.parent) != (other.session, other.parent)
+    assert Terms(reasoning_tokens=5).limit(hints, 0) == hints
+
+
 def test_who_is_no_tenant_has_the_priority_it_asks_for() -> None:
     terms = Terms(reasoning_tokens=5)
     assert terms.impose(call(priority=-5)).view.priority == 5

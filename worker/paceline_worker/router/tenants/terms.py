@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from paceline.api import wire
-from paceline_worker.router.hints import Hints
+from paceline_worker.router.hints import NO_HINTS, Hints
 from paceline_worker.router.parse import Call, Kind, optional_integer
 
 SALT: Final = "cache_salt"
@@ -49,10 +49,16 @@ class Terms:
         return msgspec.structs.replace(call, fields=fields, salt=salt, view=view, standing=self._tenant.priority)
 
     def limit(self, hints: Hints, class_priority: int) -> Hints:
-        """A tenant may put its requests behind those of its class, not before them: there others wait too."""
-        if self._tenant is None or hints.priority is None or hints.priority <= class_priority:
+        """A tenant may put its requests behind those of its class, not before them: there others wait too. Its
+        sessions are its own, whatever it calls them.
+        """
+        if self._tenant is None or hints is NO_HINTS:
             return hints
-        return replace(hints, priority=class_priority)
+        priority = None if hints.priority is None else min(hints.priority, class_priority)
+        return replace(hints, priority=priority, session=self._own(hints.session), parent=self._own(hints.parent))
+
+    def _own(self, session: str | None) -> str | None:
+        return None if session is None or self._tenant is None else f"{self._tenant.name}/{session}"
 
 
 def _salt(tenant: str, own: msgspec.Raw | None) -> str:
