@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,6 +31,7 @@ from paceline.planner.patience import Patience
 from paceline.planner.settings import engine_models, guessed, scaling_settings
 from paceline.planner.source import Blind, Reading
 from paceline.policy.lifecycle.orders import Orders
+from paceline.policy.scaling.allocation import share_out
 from paceline.policy.scaling.decision import Decision, Limit
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState
 from paceline.policy.scaling.planner import plan
@@ -66,6 +68,7 @@ class DeploymentPlanner:
         self._patience = Patience()
         self.counts: Mapping[Role, int] = dict(counts)
         """Engines by role that are ordered now."""
+        self.gpu_limit: int | None = None
         self.orders = Orders(self.counts, keeps_roles=True)
         self.recommended: EngineCounts | None = None
         self.history: deque[ScalingDecision] = deque(maxlen=HISTORY_LENGTH)
@@ -142,7 +145,7 @@ class DeploymentPlanner:
             self.recommended = _as_status(decision.engines)
         elif self._blind is None or self._blind.reason is not blind.reason:
             # Roles and drains that were decided on before are older than what can be seen.
-            self.orders = Orders(self.counts, keeps_roles=True)
+            self.orders = Orders(self._affordable(self.counts), keeps_roles=True)
         self._blind = blind
         if news is not None:
             self.history.appendleft(news)
@@ -175,12 +178,21 @@ class DeploymentPlanner:
         if self._patience.tried(late, leaving, seen.now, deadline=deadline, started=self._memory.started):
             self._missing_since = None
         flips = {flip.engine: flip.after for flip in decision.flips}
-        self.orders = Orders(self.counts, keeps_roles=True, roles=flips, leaving=leaving)
+        self.orders = Orders(self._affordable(self.counts), keeps_roles=True, roles=flips, leaving=leaving)
 
     def _order(self, counts: Mapping[Role, int]) -> None:
         self.counts = dict(counts)
         known = self.orders
-        self.orders = Orders(self.counts, keeps_roles=True, roles=known.roles, leaving=known.leaving)
+        counts = self._affordable(self.counts)
+        self.orders = Orders(counts, keeps_roles=True, roles=known.roles, leaving=known.leaving)
+
+    def _affordable(self, counts: Mapping[Role, int]) -> Mapping[Role, int]:
+        """What a quota leaves of ``counts`` while it does not even suffice for the minimum. The rest is waited for."""
+        pools = self.settings.pools
+        least = sum(pool.min_engines * pool.gpus_per_engine for pool in pools.values())
+        if self.gpu_limit is None or self.settings.gpu_budget is None or self.gpu_limit >= least:
+            return counts
+        return share_out(counts, {role: changed(pool, min_engines=0) for role, pool in pools.items()}, self.gpu_limit)
 
     def _bounded(self, counts: Mapping[Role, int]) -> dict[Role, int]:
         return {

@@ -39,9 +39,11 @@ class Quota:
         self._at = 0.0
         self._notes: dict[Key, str] = {}
 
-    def share(self, key: Key, planner: DeploymentPlanner, *, now: float) -> Share:
-        """Take note of what the deployment needs now, and say what it may use."""
-        claim = claim_of("/".join(key), planner)
+    def share(self, key: Key, planner: DeploymentPlanner, *, engines: int, now: float) -> Share:
+        """Take note of what the deployment needs now, and say what it may use. ``engines``: that there are, or will be
+        without anybody doing more.
+        """
+        claim = claim_of("/".join(key), planner, engines)
         known = self._claims.get(key)
         self._claims[key] = claim
         if self._split is None or known is None or now - self._at >= AGAIN_SECONDS:
@@ -66,8 +68,8 @@ class Quota:
                     self._notes[key] = str(transfer)
 
 
-def claim_of(name: str, planner: DeploymentPlanner) -> Claim:
-    """What a deployment needs, by its last decision; its minimum before the first."""
+def claim_of(name: str, planner: DeploymentPlanner, engines: int) -> Claim:
+    """What a deployment with so many ``engines`` needs, by its last decision; its minimum before the first."""
     pools = planner.settings.pools
     grain = max(pool.gpus_per_engine for pool in pools.values())
     least = sum(pool.min_engines * pool.gpus_per_engine for pool in pools.values())
@@ -78,10 +80,7 @@ def claim_of(name: str, planner: DeploymentPlanner) -> Claim:
             needed = [demand.engines for demand in demands if demand.role is role]
             most = pool.max_engines if None in needed else max((one for one in needed if one is not None), default=0)
             wanted += max(0, min(most, pool.max_engines) - pool.min_engines) * pool.gpus_per_engine
-    held = sum(planner.counts.values()) * grain
-    if planner.last is not None:
-        held = max(held, len(planner.last.observation.engines) * grain)
-    return Claim(name, priority_of(planner.md), least, max(least, wanted), held, grain)
+    return Claim(name, priority_of(planner.md), least, max(least, wanted), engines * grain, grain)
 
 
 def priority_of(md: ModelDeployment) -> int:

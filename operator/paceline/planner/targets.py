@@ -27,7 +27,7 @@ from paceline.planner.recorder import Recorder
 from paceline.planner.sharing import Quota
 from paceline.planner.source import MetricsSource, Reading, Router
 from paceline.policy.lifecycle.observed import Pod
-from paceline.policy.lifecycle.orders import Orders, Situation, standing_counts
+from paceline.policy.lifecycle.orders import Orders, Situation, engines_held, standing_counts
 from paceline.policy.lifecycle.plan import default_counts
 from paceline.policy.status import ScalingView
 
@@ -235,7 +235,8 @@ class PlannerTargets:
     def _configure(self, key: tuple[str, str], one: _Followed) -> None:
         md, limit = one.situation.md, None
         if self._quota is not None:
-            share = self._quota.share(key, one.planner, now=self._clock.wall())
+            engines = engines_held(one.situation)
+            share = self._quota.share(key, one.planner, engines=engines, now=self._clock.wall())
             limit, one.planner.quota_note = share.gpus, share.note
         if md is not one.planner.md or limit != one.planner.gpu_limit:
             one.planner.configure(md, gpu_limit=limit)

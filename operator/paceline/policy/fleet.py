@@ -3,7 +3,8 @@
 First everybody's minimum, then higher priorities before lower ones, and within a priority in proportion to what is
 needed (Sainte-Laguë, engine by engine). What that comes to is not moved at once: GPUs are taken from one that uses them
 only when another has lacked them for a while, and are given only when they are free, so that no engine drains for a
-need that is gone by the time it has, and the quota holds at every moment.
+need that is gone by the time it has, and the quota holds at every moment. Nobody waits so for its minimum: it has to be
+given up at once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Claim:
     wanted: int
     """GPUs that it would use if it were alone; at least ``least``."""
     held: int
-    """GPUs that its engines take now, starting and draining ones too."""
+    """GPUs that its engines take now, starting and draining ones too, and those that its workloads will make."""
     grain: int
     """GPUs of one engine."""
 
@@ -129,6 +130,8 @@ def _given_up(
     for giver in sorted(claims, key=lambda claim: (claim.priority, fair[claim.name] - shares[claim.name], claim.name)):
         excess = shares[giver.name] - fair[giver.name]
         patience = URGENT_SECONDS if giver.priority < taker.priority else PATIENCE_SECONDS
+        if shares[taker.name] < min(taker.least, fair[taker.name]):
+            patience = 0.0
         if excess <= 0 or lacking <= 0 or waited < patience:
             continue
         engines = min(-(-lacking // giver.grain), excess // giver.grain)
@@ -143,5 +146,7 @@ def _given_up(
 def _why(taker: Claim, giver: Claim) -> str:
     if taker.priority != giver.priority:
         return f"{taker.name} has priority {taker.priority}, {giver.name} {giver.priority}"
+    if taker.held < taker.least:
+        return f"{taker.name} holds {taker.held} of the {taker.least} of its minimum"
     needs = f"{taker.name} holds {taker.held} of the {taker.wanted} that it needs"
     return f"both have priority {taker.priority}, {needs}, {giver.name} {giver.held} of {giver.wanted}"

@@ -82,6 +82,14 @@ def standing_counts(situation: Situation, *, totals: Mapping[str, int] | None = 
     return result
 
 
+def engines_held(situation: Situation) -> int:
+    """Engines that hold accelerators, those on their way out too, or will when workloads have made them."""
+    pods = [one for one in situation.pods if one.component == labels.COMPONENT_ENGINE and not one.finished]
+    going = sum(pod.deleting for pod in pods)
+    ordered = sum(one.replicas for one in situation.workloads if one.pool and not one.deleting)
+    return max(len(pods) - going, ordered) + going
+
+
 def _may_sleep(md: ModelDeployment) -> bool:
     scaling = md.spec.scaling
     return scaling.mode is ScalingMode.AUTO and scaling.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE
