@@ -14,6 +14,7 @@ from paceline.api.conditions import ConditionType, Reason
 from paceline.api.v1alpha1 import ConditionStatus, ModelDeployment, ModelDeploymentStatus
 from paceline.api.wire import Role
 from paceline.clock import VirtualClock
+from paceline.planner.deployment import DeploymentPlanner
 from paceline.planner.metrics import PlannerMetrics
 from paceline.planner.pages import RouterPage
 from paceline.planner.sharing import Quota
@@ -285,6 +286,27 @@ async def test_two_deployments_share_a_quota_and_it_is_never_exceeded() -> None:
         await bench.look(came=200)
         assert sum(bench.orders().values()) <= 4
     assert sum(bench.orders().values()) == 4
+    await bench.targets.close()
+
+
+async def test_what_others_need_of_a_quota_is_followed_though_no_pass_of_its_own_is_asked_for() -> None:
+    quota = Quota(8)
+    bench = Bench(elastic(most=8), quota=quota)
+    bench.orders()
+    for _ in range(8):
+        await bench.look(came=200)
+    bench.engines = {"e0": P, "e1": D, "e2": P, "e3": P}
+    bench.replicas = 4
+    assert sum(bench.orders().values()) == 4
+    quota.share(("default", "other"), DeploymentPlanner(elastic(), {P: 1, D: 1}), engines=0, now=bench.clock.wall())
+    asked = len(bench.passes)
+    for _ in range(2):
+        await bench.look(came=200)
+    assert len(bench.passes) > asked
+    view = bench.targets.view(bench.md)
+    assert view is not None
+    assert view.decisions[0].after.prefill + view.decisions[0].after.decode == 3, "engines drain one at a time"
+    assert "default/elastic gives 4 GPUs to default/other" in view.decisions[0].reason
     await bench.targets.close()
 
 

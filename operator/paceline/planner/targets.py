@@ -174,6 +174,9 @@ class PlannerTargets:
         """Look at one deployment and decide, once."""
         key = (namespace, name)
         one = self._followed[key]
+        if self._quota is not None:
+            # What others need and hold has changed meanwhile, and that asks for no pass of this one.
+            self._configure(key, one)
         situation, planner = one.situation, one.planner
         routers = _routers(situation.pods)
         started = self._clock.monotonic()

@@ -44,3 +44,10 @@ def test_one_engine_is_an_engine() -> None:
     assert "1 decode engine for" in words
     assert "1 decode engines" not in words
     assert "1 prefill engines" not in words
+
+
+def test_a_budget_that_takes_engines_takes_them_from_the_role_that_has_more_than_its_share() -> None:
+    seen = observation(20.0, prefill=2, decode=1)
+    decision, _ = plan(seen, PolicyState(), settings(gpu_budget=4), MODELS)
+    assert [drain.role for drain in decision.drains] == [Role.PREFILL]
+    assert decision.flips == ()

@@ -153,10 +153,12 @@ def _least_needed(pool: Pool, surplus: int, sizing: Sizing) -> tuple[list[Drain]
 def _choose(ready: Sequence[EngineLoad], count: int, sizing: Sizing) -> list[EngineLoad]:
     """``count`` engines, one by one from the role with most to spare, the one with the least to lose first."""
     left = {role: sum(engine.role is role for engine in ready) for role in Role}
+    # Where there is not enough for what is needed now, each role is to keep its share of what is allowed.
+    needed = sizing.near_wanted if sum(sizing.near_wanted.values()) <= len(ready) else sizing.allowed
     candidates = {engine.name: engine for engine in ready if not engine.changing}
     chosen: list[EngineLoad] = []
     while candidates and len(chosen) < count:
-        spare = {role: left[role] - sizing.near_wanted.get(role, 0) for role in left}
+        spare = {role: left[role] - needed.get(role, 0) for role in left}
         engine = max(
             candidates.values(), key=lambda one: (spare[one.role or Role.BOTH], -sizing.losses[one.name], one.name)
         )
