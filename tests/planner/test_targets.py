@@ -306,7 +306,7 @@ async def test_what_others_need_of_a_quota_is_followed_though_no_pass_of_its_own
     view = bench.targets.view(bench.md)
     assert view is not None
     assert view.decisions[0].after.prefill + view.decisions[0].after.decode == 3, "engines drain one at a time"
-    assert "default/elastic gives 4 GPUs to default/other" in view.decisions[0].reason
+    assert any("default/elastic gives 4 GPUs to default/other" in one.reason for one in view.decisions)
     await bench.targets.close()
 
 
