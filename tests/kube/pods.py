@@ -7,6 +7,7 @@ engine is emulated, and the ServiceAccount's folder is one of the test's.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ class PodProcess:
         container = pod["spec"]["containers"][0]
         variables = await _variables(server, pod, container, address)
         folder = await _account(server, pod, logs)
+        secrets = ProjectedSecrets(server, pod, logs)
+        await secrets.renew()
         reading, writing = os.pipe()
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("PACELINE_", "KUBE"))},
@@ -81,7 +84,7 @@ class PodProcess:
         log = logs / f"{pod['metadata']['namespace']}.{pod['metadata']['name']}.log"
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *_argv(container, address, folder),
+                *_argv(container, address, folder, secrets.folders(container)),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -95,6 +98,7 @@ class PodProcess:
         one._tasks = [
             asyncio.create_task(one._follow_end()),
             asyncio.create_task(one._probe(server.http, _probe_url(container, address))),
+            *([asyncio.create_task(secrets.keep())] if secrets else []),
         ]
         return one
 
@@ -142,6 +146,62 @@ class PodProcess:
             await asyncio.sleep(PROBE_SECONDS)
 
 
+class ProjectedSecrets:
+    """Volumes of Secrets, as the kubelet makes and renews them; those that are missing and optional have no files."""
+
+    def __init__(self, server: Server, pod: Manifest, logs: Path) -> None:
+        self._server = server
+        self._namespace = pod["metadata"]["namespace"]
+        self._folders = {
+            volume["name"]: (logs / f"volume-{pod['metadata']['uid']}-{volume['name']}", volume["projected"]["sources"])
+            for volume in pod["spec"].get("volumes", [])
+            if all("secret" in source for source in volume.get("projected", {}).get("sources", [{}]))
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._folders)
+
+    def folders(self, container: Manifest) -> dict[str, str]:
+        """Where a container's volumes really are, by where it thinks that they are."""
+        mounts = container.get("volumeMounts", [])
+        return {one["mountPath"]: str(self._folders[one["name"]][0]) for one in mounts if one["name"] in self._folders}
+
+    async def keep(self) -> None:
+        """Renew them until cancelled."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                await self.renew()
+
+    async def renew(self) -> None:
+        """Write what has changed, each file as a whole."""
+        for folder, sources in self._folders.values():
+            folder.mkdir(exist_ok=True)
+            for source in sources:
+                data = await self._data(source["secret"])
+                for item in source["secret"]["items"]:
+                    _put(folder / item["path"], data.get(item["key"]))
+
+    async def _data(self, source: Manifest) -> dict[str, bytes]:
+        path = f"/api/v1/namespaces/{self._namespace}/secrets/{source['name']}"
+        try:
+            found = await self._server.get(path)
+        except aiohttp.ClientResponseError as error:
+            if error.status == 404 and source.get("optional"):
+                return {}
+            raise
+        return {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+
+
+def _put(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.unlink(missing_ok=True)
+    elif not file.exists() or file.read_bytes() != content:
+        fresh = file.with_name(f".{file.name}.new")
+        fresh.write_bytes(content)
+        fresh.replace(file)
+
+
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with http.get(url, headers={"Authorization": ""}, timeout=aiohttp.ClientTimeout(total=2)) as response:
@@ -158,10 +218,10 @@ def _probe_url(container: Manifest, address: str) -> str | None:
     return f"http://{address}:{ports.get(probe['port'], probe['port'])}{probe['path']}"
 
 
-def _argv(container: Manifest, address: str, folder: Path) -> list[str]:
+def _argv(container: Manifest, address: str, folder: Path, mounted: Mapping[str, str]) -> list[str]:
     words = [str(word) for word in (*container.get("command", ()), *container.get("args", ()))]
     argv = [sys.executable if words[0] in {"python", "python3"} else words[0]]
-    argv += [address if word == "0.0.0.0" else word for word in words[1:]]
+    argv += [address if word == "0.0.0.0" else mounted.get(word, word) for word in words[1:]]
     if "paceline_worker.router" in argv:
         argv += ["--service-account-dir", str(folder)]
     return argv
