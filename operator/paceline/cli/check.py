@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import click
 
+from paceline.cli.options import lease_namespace
+
 
 @click.command()
-@click.option(
-    "--lease-namespace",
-    metavar="NAME",
-    envvar="POD_NAMESPACE",
-    default="paceline-system",
-    show_default=True,
-    help="Where the operator runs. [env: POD_NAMESPACE]",
-)
+@lease_namespace
 @click.option(
     "--timeout-seconds",
     type=click.IntRange(1, 3600),

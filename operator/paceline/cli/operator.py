@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from paceline.cli.options import lease_namespace
 from paceline.errors import ConfigError
 
 
@@ -18,14 +19,7 @@ from paceline.errors import ConfigError
 @click.option(
     "--namespace", metavar="NAME", envvar="PACELINE_NAMESPACE", help="Look after this one only. Default: all."
 )
-@click.option(
-    "--lease-namespace",
-    metavar="NAME",
-    envvar="POD_NAMESPACE",
-    default="paceline-system",
-    show_default=True,
-    help="Where replicas agree on who acts. [env: POD_NAMESPACE]",
-)
+@lease_namespace
 @click.option(
     "--lease-seconds",
     type=click.IntRange(3, 300),
