@@ -89,7 +89,9 @@ class EngineLoad(Value, frozen=True, kw_only=True):
     """None: it gets one when it is ready."""
     state: EngineState
     changing: bool = False
-    """Whether it still finishes work of its former role: it counts for ``role``, and can't change again yet."""
+    """Whether it does not serve ``role`` yet: the routers may not know of it, or it finishes work of another one first.
+    It counts for ``role``, and can't change again yet.
+    """
     age_seconds: NotNegative = 0.0
     """Since its state last changed: for a starting pod, since it was created."""
     retry_later: bool = False
