@@ -87,6 +87,15 @@ def test_a_request_is_only_explained_never_run(router: Any, tmp_path: Path) -> N
     assert (headers["x-paceline-explain"], headers["x-paceline-session"]) == ("only", "s")
 
 
+def test_a_router_that_serves_tenants_only_gets_the_key_of_the_environment(
+    router: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(router, tmp_path, {"prompt": "hi"})
+    monkeypatch.setenv("PACELINE_API_KEY", "a-key-0123456789")
+    call(router, tmp_path, {"prompt": "hi"})
+    assert [headers.get("authorization") for _, _, headers in router.asked] == [None, "Bearer a-key-0123456789"]
+
+
 def test_without_room_it_says_that_the_request_would_wait(
     router: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ router would send a request, and why; nothing is run.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_ROUTER: Final = "http://127.0.0.1:8000"
+KEY_ENV: Final = "PACELINE_API_KEY"
+"""Has the key for a router that serves tenants only."""
 TIMEOUT_SECONDS: Final = 30.0
 MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
 EXPLAIN: Final = {"x-paceline-explain": "only", "content-type": "application/json"}
@@ -41,7 +44,13 @@ COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute
     type=click.Path(path_type=Path),
     help="JSON body of a request, as a client would send it; - reads standard input.",
 )
-@click.option("--router", default=DEFAULT_ROUTER, show_default=True, metavar="URL", help="Router to ask.")
+@click.option(
+    "--router",
+    default=DEFAULT_ROUTER,
+    show_default=True,
+    metavar="URL",
+    help=f"Router to ask. Its API key, if it wants one: {KEY_ENV}.",
+)
 @click.option("--session", metavar="ID", help="Session that the request belongs to.")
 @click.option("--json", "as_json", is_flag=True, help="Print the router's answer as it is.")
 def explain(
@@ -100,6 +109,9 @@ def _explain_request(request_file: Path, router: str, session: str | None, *, as
         raise ConfigError(f"{request_file}: must be a JSON object: {error}") from None
     path = "/v1/chat/completions" if "messages" in fields else "/v1/completions"
     headers = EXPLAIN if session is None else {**EXPLAIN, "x-paceline-session": session}
+    key = os.environ.get(KEY_ENV)
+    if key:
+        headers = {**headers, "authorization": f"Bearer {key}"}
     answer = _ask(router.rstrip("/") + path, body, headers)
     if as_json:
         click.echo(answer.text)

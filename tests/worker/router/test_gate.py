@@ -32,9 +32,9 @@ class Ask:
 
 
 class Bench:
-    def __init__(self, **admission: int) -> None:
+    def __init__(self, tenancy: wire.Tenancy | None = None, **admission: int) -> None:
         limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))
-        settings = config(admission=limits)
+        settings = config(admission=limits, tenancy=tenancy)
         self.fleet = Fleet(on_change=lambda: None, on_gone=lambda _: None)
         model = NominalModel()
         self.gate = Gate(self.fleet, placement_settings(settings, model), model, settings, lambda: 0.0)
@@ -98,6 +98,28 @@ async def test_the_one_past_the_end_of_the_queue_is_told_when_to_come_again() ->
     waits.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waits
+
+
+async def test_a_tenant_that_fills_the_queue_keeps_no_other_out_of_it() -> None:
+    tenants = (wire.Tenant(name="flood"), wire.Tenant(name="quiet"))
+    bench = Bench(tenancy=wire.Tenancy(tenants=tenants), max_queued_requests=4)
+    flood, quiet = (RequestView(prompt_tokens=10, tenant=name) for name in ("flood", "quiet"))
+    waiting = [await bench.waiting(flood) for _ in range(4)]
+    with pytest.raises(ApiError, match="4 requests wait already"):
+        await bench.gate.place(Ask(flood))
+    waiting += [await bench.waiting(quiet) for _ in range(2)]
+    assert bench.gate.waiting == 6
+    with pytest.raises(ApiError, match="6 requests wait already"):
+        await bench.gate.place(Ask(quiet))
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    waiting = [await bench.waiting(flood) for _ in range(4)]
+    waiting.append(await bench.waiting(quiet))
+    assert bench.gate.waiting == 5
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_request_that_wakes_a_sleeping_deployment_is_held_past_the_queue_deadline() -> None:

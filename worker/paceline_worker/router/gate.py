@@ -7,6 +7,7 @@ apart. An engine's own queue is kept to little more than a batch, because it kno
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final, Protocol
@@ -14,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from paceline.api import wire
-from paceline.policy.routing.admission import may_wait, retry_after_seconds
+from paceline.policy.routing.admission import may_wait, retry_after_seconds, tenant_part
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, EngineView
@@ -111,6 +112,14 @@ class Gate:
         self._prefill_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
         self._prefill_first = False
         """Which line goes first; takes turns, so that neither starves the other."""
+        tenants = () if config.tenancy is None else config.tenancy.tenants
+        weights = sum(tenant.weight for tenant in tenants)
+        self._parts = {
+            one.name: tenant_part(weight=one.weight, weights=weights, limits=self._limits) for one in tenants
+        }
+        """Requests of each tenant that may always wait."""
+        self._waiting_of: Counter[str] = Counter()
+        """Requests by tenant."""
         self._queued_seconds = 0.0
         self._waking = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -164,7 +173,7 @@ class Gate:
             placed, line = self._try(asking)
             if placed is not None:
                 return placed
-        if not begun and not may_wait(waiting=self.waiting, limits=self._limits):
+        if not (begun or may_wait(waiting=self.waiting, limits=self._limits) or self._has_part(asking)):
             raise ApiError(
                 429,
                 f"All engines are busy and {self.waiting} requests wait already, which is the limit.",
@@ -172,6 +181,12 @@ class Gate:
                 retry_after=self._retry_after(),
             )
         return await self._wait(asking, line)
+
+    def _has_part(self, asking: Asking) -> bool:
+        if not self._parts:
+            return False
+        tenant = asking.view().tenant
+        return self._waiting_of[tenant] < self._parts.get(tenant, 0)
 
     def wake(self) -> None:
         """Room may have appeared: place those who wait, in their order."""
@@ -240,7 +255,8 @@ class Gate:
             self._alarm.cancel()
         self._alarm = self._loop.call_at(at, self.wake)
 
-    def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> None:
+    def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> str:
+        """Have it wait in a line. Returns whose it is."""
         view = waiter.asking.view()
         waiter.line = line
         ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
@@ -256,6 +272,7 @@ class Gate:
             cost=(uncached + view.output_tokens) / view.weight,
         )
         self._count_queued(waiter, service if line is self._prefill_line else 0.0)
+        return view.tenant
 
     def _count_queued(self, waiter: _Waiter, seconds: float) -> None:
         # Sums of floats drift: an empty queue is none.
@@ -264,7 +281,8 @@ class Gate:
 
     async def _wait(self, asking: Asking, line: WaitingLine[_Waiter]) -> Place:
         waiter = _Waiter(asking, self._loop.create_future(), self.now())
-        self._push(waiter, line)
+        tenant = self._push(waiter, line)
+        self._waiting_of[tenant] += 1
         future, place = waiter.future, None
         # Nobody is late here while no engine is there: the first requests wait for one to start.
         patience = self._limits.max_queue_seconds
@@ -283,6 +301,7 @@ class Gate:
                 retry_after=self._retry_after(),
             ) from None
         finally:
+            self._waiting_of[tenant] -= 1
             if waiter.line is not None and waiter.ticket is not None:
                 waiter.line.withdraw(waiter.ticket)
             self._count_queued(waiter, 0.0)

@@ -16,6 +16,14 @@ def may_wait(*, waiting: int, limits: Admission) -> bool:
     return waiting < limits.max_queued_requests
 
 
+def tenant_part(*, weight: int, weights: int, limits: Admission) -> int:
+    """Requests of one tenant that may always wait, however many of others do: its part of the bound by its weight.
+
+    Those who fill the queue keep nobody else out of it. In the worst case twice the bound wait.
+    """
+    return limits.max_queued_requests * weight // weights
+
+
 def retry_after_seconds(*, waiting: int, released_per_second: float, limits: Admission) -> int:
     """When to come again: the time the queue takes at the rate at which requests finish, 1 s to the longest wait."""
     if released_per_second < SLOWEST_RELEASE_PER_SECOND:
