@@ -68,9 +68,13 @@ class Load:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    def cease(self) -> None:
+        """Send no more."""
+        self._stopping = True
+
     def stop(self) -> None:
         """Send no more, and wait for the answers to what was sent."""
-        self._stopping = True
+        self.cease()
         self._thread.join(180)
         assert not self._thread.is_alive(), "answers are still missing"
 
