@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
@@ -244,3 +245,17 @@ async def test_a_prompt_that_will_be_late_waits_for_an_engine_without_streams() 
     assert places[1].prefill is places[0].prefill
     for place in (*places, stream):
         place.release()
+
+
+def test_an_alarm_that_is_due_at_once_may_be_set_again() -> None:
+    async def main() -> None:
+        bench = Bench()
+        # As on a machine that is so busy that the time to wake is over when the alarm is set.
+        loop = asyncio.get_running_loop()
+        bench.gate.now = lambda: loop.time() - 1.0  # type: ignore[method-assign]
+        for _ in range(2):
+            bench.gate._wake_in(0.0)
+        await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -122,7 +122,8 @@ class Gate:
         """Requests by tenant."""
         self._queued_seconds = 0.0
         self._waking = False
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
+        self._alarm_at = 0.0
         """Wakes when a prefill engine will have room, before it says so."""
         self._released = 0
         self._released_per_second = 0.0
@@ -250,10 +251,11 @@ class Gate:
         """No later than that, unless something happens before."""
         at = self.now() + max(VIEW_SECONDS, seconds)
         if self._alarm is not None:
-            if self.now() < self._alarm.when() <= at:
+            if self.now() < self._alarm_at <= at:
                 return
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(at, self.wake)
+        # The time is kept here: where it is as good as over, uvloop gives a handle that has none.
+        self._alarm, self._alarm_at = self._loop.call_at(at, self.wake), at
 
     def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> str:
         """Have it wait in a line. Returns whose it is."""
