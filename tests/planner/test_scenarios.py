@@ -151,6 +151,7 @@ def test_when_both_demands_rise_with_no_budget_left_the_decision_says_what_will_
     finding = limited(step.decision, world.planner.settings)
     assert finding is not None
     assert finding.reason is Reason.GPU_BUDGET_REACHED
+    assert finding.message.startswith("The GPU budget is reached: ")
     assert "prefill engines are needed, " in finding.message
     assert "decode engines are needed, " in finding.message
     assert any("The GPU budget" in word or "the GPU budget" in word for word in step.words)

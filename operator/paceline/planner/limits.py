@@ -12,7 +12,7 @@ from paceline.policy.scaling.decision import Decision, Limit
 from paceline.policy.scaling.settings import ScalingSettings
 
 _REASONS = {Limit.GPU_BUDGET: Reason.GPU_BUDGET_REACHED, Limit.MAX_REPLICAS: Reason.MAX_REPLICAS_REACHED}
-_FIELDS = {Limit.GPU_BUDGET: "the GPU budget", Limit.MAX_REPLICAS: "maxReplicas"}
+_FIELDS = {Limit.GPU_BUDGET: "The GPU budget", Limit.MAX_REPLICAS: "maxReplicas"}
 
 
 def limited(decision: Decision, settings: ScalingSettings) -> Finding | None:
@@ -31,7 +31,7 @@ def limited(decision: Decision, settings: ScalingSettings) -> Finding | None:
                 most = max(engines for engines in demands if engines is not None)
                 allowed = decision.engines.of(role)
                 needed.append(f"{_engines(most, role)} needed, {allowed} {'is' if allowed == 1 else 'are'} allowed")
-        message = f"{_FIELDS[why.bound_by].capitalize()} is reached: {'; '.join(needed)}." if needed else ""
+        message = f"{_FIELDS[why.bound_by]} is reached: {'; '.join(needed)}." if needed else ""
         return Finding(kind, ConditionStatus.TRUE, _REASONS[why.bound_by], message)
     if any(demand.engines is None for demand in why.demands):
         message = "No number of engines meets the objective for what arrives."
