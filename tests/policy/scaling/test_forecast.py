@@ -54,6 +54,22 @@ def test_after_a_step_the_load_is_what_it_is(since: float, factor: float) -> Non
     assert trend.forecast(1000.0 + since + HORIZON) == pytest.approx(factor, rel=0.1)
 
 
+def test_the_longer_a_step_has_lasted_the_more_of_it_is_likely_to_last() -> None:
+    def rise(since: float) -> float:
+        trend = seen(lambda at: 1.0 if at < 1000.0 else 4.0, 1000.0 + since)
+        lasting = trend.lasting(1000.0 + since, seconds=90.0)
+        return (lasting.level - lasting.before) / (trend.level - trend.before)
+
+    assert rise(30.0) == pytest.approx(0.25, abs=0.05)
+    assert rise(90.0) == pytest.approx(0.5, abs=0.05)
+    assert rise(240.0) == pytest.approx(240 / 330, abs=0.05)
+
+
+def test_a_load_without_a_step_lasts_as_it_is() -> None:
+    trend = seen(ramp, 400.0)
+    assert trend.lasting(400.0, seconds=90.0) == trend
+
+
 @pytest.mark.parametrize("now", [1030.0, 1060.0, 1090.0, 1150.0])
 def test_a_burst_never_points_higher_than_it_was(now: float) -> None:
     trend = seen(lambda at: 4.0 if 1000 <= at < 1060 else 1.0, now)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
@@ -60,6 +60,23 @@ class Trend:
     def flat(self) -> bool:
         """Whether nothing is going on."""
         return not self.slope and self.step_at is None
+
+    @property
+    def steps_up(self) -> bool:
+        """Whether the load has stepped up."""
+        return self.step_at is not None and self.level > self.before
+
+    def lasting(self, now: float, *, seconds: float) -> Trend:
+        """The same with as much of a step as is likely to last for ``seconds`` more."""
+        if self.step_at is None or now <= self.step_at:
+            return self
+        share = (now - self.step_at) / (now - self.step_at + seconds)
+        return replace(
+            self,
+            trust=self.trust * share,
+            level=self.mean + share * (self.level - self.mean),
+            before=self.mean + share * (self.before - self.mean),
+        )
 
     def rate_at(self, at: float) -> float:
         """What the load was, or will be if it goes on like that; a line not out of [mean / 4, 4 · mean]."""

@@ -1,7 +1,8 @@
 """Flips: which running engines change their role, for the near horizon. They never change the number of engines.
 
-An engine changes when one role lacks engines and the other has more than it needs, and has had for a moment, so that
-noise moves nothing. When both lack engines, the shortage is shared only if that clearly helps. Called by the planner.
+An engine changes when one role lacks engines and the other has more than it needs; one of decode only if it has had
+that for a moment, so that noise takes nothing from streams. When both lack engines, the shortage is shared only if that
+clearly helps. Called by the planner.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from paceline.policy.scaling.supply import Pool
 from paceline.policy.scaling.windows import recent_near_need
 
 DONOR_SECONDS: Final = 30.0
-"""An engine changes only if its role could have done without it for this long."""
+"""A decode engine changes only if decode could have done without it for this long."""
 SHARING_GAIN: Final = 1.15
 """When both roles lack engines, the worse off must gain this factor in coverage before any engine changes."""
 
@@ -51,7 +52,11 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     rejected = tuple(
         Rejected(
             action=f"change {need[role] - wanted[role]} more to {role}",
-            why=f"the other role needed its engines within the last {DONOR_SECONDS:.0f} s",
+            why=(
+                f"decode needed its engines within the last {DONOR_SECONDS:.0f} s"
+                if role is Role.PREFILL
+                else "prefill needs the others"
+            ),
         )
         for role in short
         if wanted[role] < need[role] and enough
@@ -73,16 +78,16 @@ def _shared(pool: Pool, need: Mapping[Role, int]) -> dict[Role, int]:
 
 
 def _with_patience(pool: Pool, sizing: Sizing, have: Mapping[Role, int]) -> dict[Role, int]:
-    """What each role is to have, when there is enough for all: no role falls below what it needed a moment ago.
+    """What each role is to have, when there is enough for all: decode does not fall below what it needed a moment ago.
 
-    What is left goes to decode first: what waits for a prefill engine must not slow down all that runs.
+    Prefill may: an engine that it lacks makes some requests late, one that decode lacks slows down all that runs. For
+    the same reason what is left goes to decode first.
     """
     since = sizing.observation.now - DONOR_SECONDS
     engines, wanted = len(pool.ready), dict(have)
-    kept = {
-        role: min(have[role], max(sizing.near_steady[role], recent_near_need(sizing.wants, role, since=since)))
-        for role in pool.limits
-    }
+    needed = dict(sizing.near_steady)
+    needed[Role.DECODE] = max(needed[Role.DECODE], recent_near_need(sizing.wants, Role.DECODE, since=since))
+    kept = {role: min(have[role], needed[role]) for role in pool.limits}
     for role in (Role.DECODE, Role.PREFILL):
         others = engines - sum(kept.values()) + kept[role]
         kept[role] = wanted[role] = max(kept[role], min(sizing.near_wanted[role], others))

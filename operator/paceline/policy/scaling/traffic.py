@@ -12,8 +12,7 @@ sequences that run.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import mul
@@ -23,7 +22,7 @@ from paceline.api.wire import Role
 from paceline.policy.scaling.aggregated import aggregated_need
 from paceline.policy.scaling.decision import Outlook
 from paceline.policy.scaling.demand import Request, arrivals, between, repeated, scaled
-from paceline.policy.scaling.forecast import Trend, fit_trend, season_peak
+from paceline.policy.scaling.forecast import Trend, season_peak
 from paceline.policy.scaling.needs import (
     PLANNED_MISSES,
     Need,
@@ -41,6 +40,7 @@ from paceline.policy.scaling.observation import ArrivalInterval, Observation, Po
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.prefill_sizing import PrefillObjective, replay_schedule, search_engines
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
+from paceline.policy.scaling.trends import for_pods, load_trends
 
 BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
@@ -50,8 +50,6 @@ mean over its answer, so those that begin now need the engines of a while later.
 """
 GROWTH_SEEN_SECONDS: Final = 30.0
 """How long it must have grown like that."""
-TREND_CAP_SECONDS: Final = 2.0
-"""A prompt's work counts up to this for the trend."""
 MAX_GROWTH: Final = 4.0
 """No part of the window is scaled up by more: a moment of silence says little about what follows."""
 TRUSTED_STEP: Final = 0.5
@@ -136,16 +134,22 @@ def measure(
     far: dict[Role, Sequence[Request]] = {}
     factors: dict[Role, tuple[float, float]] = {}
     steady = True
-    scrapes = [(max(one.start, begin), one.end) for one in intervals]
-    for role in settings.pools:
+    trends = load_trends(
+        requests,
+        [(max(one.start, begin), one.end) for one in intervals],
+        settings.pools,
+        independent=settings.near_window_seconds,
+    )
+    lasting = for_pods(trends, end, start_seconds=measured.start_p50_seconds)
+    for role, trend in trends.items():
         near[role], far[role], factors[role] = requests, requests, (1.0, 1.0)
         if forecast.enabled:
-            trend = _trend(requests, scrapes, _WEIGHTS[role], independent=settings.near_window_seconds)
             steady = steady and trend.flat
             soon = trend.forecast(end + measured.flip_seconds)
-            later = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile)
+            later = lasting[role].peak(end, end + far_seconds, quantile=forecast.peak_quantile)
             near[role] = _at_rate(requests, trend, soon, begin=begin, end=end)
-            far[role] = _at_rate(requests, trend, later, begin=begin, end=end, least=season if season > 1 else 0.0)
+            least = season if season > 1 else 0.0
+            far[role] = _at_rate(requests, lasting[role], later, begin=begin, end=end, least=least)
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     first, *_, last = [*settings.pools, *settings.pools]
     running, to_run = _running(observation, settings, models)
@@ -174,38 +178,6 @@ def measure(
         believed=to_run + 1 if running else math.inf,
         steady=steady,
     )
-
-
-def _prefill_weight(request: Request) -> float:
-    # Capped: a few huge prompts are half of the load and would be all of its noise.
-    return min(request.service_seconds, TREND_CAP_SECONDS)
-
-
-def _decode_weight(request: Request) -> float:
-    return request.output
-
-
-_WEIGHTS: Final = {Role.PREFILL: _prefill_weight, Role.DECODE: _decode_weight, Role.BOTH: _prefill_weight}
-"""What one request adds to the load of a role, for its trend."""
-
-
-def _trend(
-    requests: Sequence[Request],
-    intervals: Sequence[tuple[float, float]],
-    weight: Callable[[Request], float],
-    *,
-    independent: float,
-) -> Trend:
-    weights = [weight(request) for request in requests]
-    total = math.fsum(weights)
-    loads = []
-    first = 0
-    for begin, end in intervals:
-        last = bisect_left(requests, (end,), lo=first)
-        loads.append((begin, end, math.fsum(weights[first:last])))
-        first = last
-    grain = math.fsum(one * one for one in weights) / total if total else 0.0
-    return fit_trend(loads, grain=grain, independent=independent)
 
 
 def _at_rate(
