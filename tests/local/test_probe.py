@@ -86,3 +86,21 @@ async def test_metrics_are_text_or_nothing(client: PodClient, serve: Serve) -> N
 async def test_a_page_without_an_end_is_cut(client: PodClient, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "MAX_BODY_BYTES", 1000)
     assert await client.metrics(await serve(http(200, b"x" * 5000))) == "x" * 1000
+
+
+@pytest.mark.parametrize(
+    ("answer", "idle"),
+    [
+        (http(200, b'{"state": "ready", "inFlight": 0, "heldBlocks": false}'), True),
+        (http(200, b'{"state": "ready", "inFlight": 2, "heldBlocks": false}'), False),
+        (http(200, b'{"state": "ready", "inFlight": 0, "heldBlocks": true}'), False),
+        (http(200, b'{"state": "ready", "inFlight": null}'), False),
+        (http(503, b'{"inFlight": 0}'), False),
+        (http(200, b"<html>"), False),
+        (b"", False),
+    ],
+)
+async def test_an_engine_is_idle_only_when_it_says_so(
+    client: PodClient, serve: Serve, answer: bytes, idle: bool
+) -> None:
+    assert await client.idle(await serve(answer)) is idle
