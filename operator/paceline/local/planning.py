@@ -70,11 +70,15 @@ class LocalPlanner:
     async def run(self) -> None:
         """The task to cancel."""
         source = RouterScraper(self._engine_clock)
+        due = self._clock.monotonic()
         try:
             while True:
                 await self.step(source)
-                pause = self.planner.interval_seconds / self._speed
-                await asyncio.sleep(max(SHORTEST_PAUSE_SECONDS, pause))
+                # From when it was due: where engines run faster than their hardware a look takes seconds of theirs.
+                due += self.planner.interval_seconds / self._speed
+                now = self._clock.monotonic()
+                due = max(due, now + SHORTEST_PAUSE_SECONDS)
+                await asyncio.sleep(due - now)
         finally:
             await source.close()
 
