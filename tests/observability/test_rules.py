@@ -155,6 +155,13 @@ SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[str, str, float | None]]]]
         {f'paceline_router_cache_events_staleness_seconds{{{WHO},pod="r",engine="engine-0"}}': "0x5 90x30"},
         [("5m", firing("PacelineIndexStale"), None), ("20m", firing("PacelineIndexStale"), 1)],
     ),
+    "a tenant that a router has no key of is a ticket": (
+        {
+            f'paceline_router_tenant_keys{{{WHO},pod="r",tenant="a"}}': "1x5 0x30",
+            f'paceline_router_tenant_keys{{{WHO},pod="r",tenant="b"}}': "2x40",
+        },
+        [("5m", firing("PacelineTenantWithoutKey"), None), ("20m", firing("PacelineTenantWithoutKey"), 1)],
+    ),
     "a router that lost its fleet pages": (
         {f'paceline_router_fleet_stale_seconds{{{WHO},pod="r"}}': "0x5 90x30"},
         [("5m", firing("PacelineFleetStale"), None), ("15m", firing("PacelineFleetStale"), 1)],

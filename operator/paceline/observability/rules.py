@@ -158,6 +158,15 @@ def _requests() -> list[Rule]:
             about="Answers are twice as long as they were over the day: how broken weights or templates show first.",
             summary="Answers of {{ $labels.paceline_dev_deployment }} have grown to {{ $value | humanize }} tokens",
         ),
+        _alert(
+            "PacelineTenantWithoutKey",
+            f"min by ({BY_DEPLOYMENT}, pod, tenant) (paceline_router_tenant_keys) == 0",
+            lasting="5m",
+            severity="ticket",
+            page="tenant-without-key",
+            about="A tenant can't be served: a router has no API key of it.",
+            summary="{{ $labels.tenant }} has no key at {{ $labels.pod }}",
+        ),
     ]
 
 
