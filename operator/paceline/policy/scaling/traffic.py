@@ -40,7 +40,7 @@ from paceline.policy.scaling.observation import ArrivalInterval, Observation, Po
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.prefill_sizing import PrefillObjective, replay_schedule, search_engines
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
-from paceline.policy.scaling.trends import for_pods, load_trends
+from paceline.policy.scaling.trends import likely_to_last, load_trends
 
 BACKLOG_SECONDS: Final = 15.0
 """Work that waits is to be done within this time."""
@@ -140,16 +140,15 @@ def measure(
         settings.pools,
         independent=settings.near_window_seconds,
     )
-    lasting = for_pods(trends, end, start_seconds=measured.start_p50_seconds)
-    for role, trend in trends.items():
+    for role, trend in likely_to_last(trends, end, start_seconds=measured.start_p50_seconds).items():
         near[role], far[role], factors[role] = requests, requests, (1.0, 1.0)
         if forecast.enabled:
             steady = steady and trend.flat
             soon = trend.forecast(end + measured.flip_seconds)
-            later = lasting[role].peak(end, end + far_seconds, quantile=forecast.peak_quantile)
+            later = trend.peak(end, end + far_seconds, quantile=forecast.peak_quantile)
             near[role] = _at_rate(requests, trend, soon, begin=begin, end=end)
             least = season if season > 1 else 0.0
-            far[role] = _at_rate(requests, lasting[role], later, begin=begin, end=end, least=least)
+            far[role] = _at_rate(requests, trend, later, begin=begin, end=end, least=least)
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     first, *_, last = [*settings.pools, *settings.pools]
     running, to_run = _running(observation, settings, models)

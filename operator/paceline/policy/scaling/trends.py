@@ -2,9 +2,9 @@
 
 A load that steps up may be a burst. How long it lasts nobody knows; the longer it has, the longer it is likely to go
 on: what has lasted for t lasts for h more with a probability of t / (t + h) where nothing is known of its scale (J. R.
-Gott, 1993). So where every role's load has stepped up, pods are ordered for as much of the step as is likely to be
-there still when they are ready. Where one role's load rises and the other's falls, the mix has changed, and the step is
-believed at once; so it is for changes of role, which cost next to nothing.
+Gott, 1993). So where every role's load has stepped up, as much of the step is believed as is likely to be there still
+when a pod that is ordered now is ready; changes of role can't help both roles anyhow. Where one role's load rises and
+the other's falls the mix has changed, and the step is believed at once.
 
 Called by :func:`paceline.policy.scaling.traffic.measure`.
 """
@@ -34,8 +34,11 @@ def load_trends(
     return {role: _trend(requests, scrapes, _WEIGHTS[role], independent=independent) for role in roles}
 
 
-def for_pods(trends: Mapping[Role, Trend], now: float, *, start_seconds: float) -> Mapping[Role, Trend]:
-    """What of ``trends`` pods are ordered for that take ``start_seconds`` to start."""
+def likely_to_last(trends: Mapping[Role, Trend], now: float, *, start_seconds: float) -> Mapping[Role, Trend]:
+    """``trends`` with as much of a step of all as is likely to be there still when a pod that is ordered now is ready.
+
+    ``start_seconds``: that it takes to start.
+    """
     if not all(trend.steps_up for trend in trends.values()):
         return trends
     return {role: trend.lasting(now, seconds=start_seconds) for role, trend in trends.items()}
