@@ -86,6 +86,8 @@ def router_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterP
     fleet_file = directory / "fleet.json"
     fleet_file.write_bytes(wire.encode(wire.Fleet(version=0)))
     flags = ["--host", "127.0.0.1", "--port", str(port), "--admin-port", str(admin), "--fleet-file", str(fleet_file)]
+    # Two engines, this process and the router share two cores: an engine's server may be kept off them for seconds.
+    flags += ["--check-seconds", "30"]
     with (directory / "router.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "paceline_worker.router", *flags],

@@ -123,6 +123,8 @@ FLAGS = ["--port", "1", "--admin-port", "2", "--fleet-file", "f"]
         (FLAGS, {}, "PACELINE_ROUTER_CONFIG is not set"),
         (FLAGS, {"PACELINE_ROUTER_CONFIG": "{"}, "PACELINE_ROUTER_CONFIG is not a valid RouterConfig"),
         (["--port", "99999", *FLAGS[2:]], {"PACELINE_ROUTER_CONFIG": CONFIG}, "--port: 99999 is not a port"),
+        ([*FLAGS, "--check-seconds", "0"], {"PACELINE_ROUTER_CONFIG": CONFIG}, "--check-seconds: 0 is not allowed"),
+        ([*FLAGS, "--check-seconds", "nan"], {"PACELINE_ROUTER_CONFIG": CONFIG}, "--check-seconds: nan is not"),
         (FLAGS, {"PACELINE_ROUTER_CONFIG": CONFIG, "PACELINE_PARENT_FD": "x"}, "PACELINE_PARENT_FD: x"),
         (
             FLAGS,

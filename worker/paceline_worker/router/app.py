@@ -86,7 +86,7 @@ class Router:
         self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock, self._tracer, tenants)
         if self._routes.door is not None:
             self.metrics.registry.register(TenantMetrics(self._routes.door))
-        self._watch = Watch(self.fleet, self.pool)
+        self._watch = Watch(self.fleet, self.pool, check_seconds=settings.check_seconds)
         self._source = _fleet_source(settings, self.fleet, self.metrics)
         self._live = self._live_page(slo)
         self._admin = Admin(

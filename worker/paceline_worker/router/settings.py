@@ -20,6 +20,7 @@ from paceline_worker.router.pod_api import PodSelection
 from paceline_worker.router.prefixes.knowledge import Settings as KnowledgeSettings
 from paceline_worker.router.prefixes.knowledge import tier_weights
 from paceline_worker.router.tracing.trace import read_tracing
+from paceline_worker.router.watch import CHECK_TIMEOUT_SECONDS
 
 CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 BATCH_TOKENS: Final = 8192
@@ -28,6 +29,7 @@ AHEAD_BATCHES: Final = 0.25
 """How long before it is done with what it has a prefill engine gets the next prompt, in prefill steps. It must not
 stand idle; but what it has is served in the order of arrival. A tenth of a second for a 32B model on H200.
 """
+MAX_CHECK_SECONDS: Final = 300
 PARENT_ENV: Final = "PACELINE_PARENT_FD"
 SERVER_HOST_ENV: Final = "KUBERNETES_SERVICE_HOST"
 SERVER_PORT_ENV: Final = "KUBERNETES_SERVICE_PORT"
@@ -58,6 +60,8 @@ class Settings:
     tracing: bool = False
     tenant_keys: Path | None = None
     """Folder with a file of API keys for each tenant; None where there are no tenants."""
+    check_seconds: float = CHECK_TIMEOUT_SECONDS
+    """How long an engine may take to answer a check."""
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -76,7 +80,17 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         help="source kubernetes: has token, ca.crt",
     )
     parser.add_argument("--tenant-keys", type=Path, help="folder with a file of API keys, one a line, for each tenant")
+    parser.add_argument(
+        "--check-seconds",
+        type=float,
+        default=CHECK_TIMEOUT_SECONDS,
+        help="how long an engine may take to answer /health; longer for engines that share a few CPU cores",
+    )
     flags = parser.parse_args(arguments)
+    if not 0 < flags.check_seconds <= MAX_CHECK_SECONDS:
+        raise ConfigError(
+            f"--check-seconds: {flags.check_seconds:g} is not allowed; above 0 and at most {MAX_CHECK_SECONDS} is."
+        )
     for name, value in (("--port", flags.port), ("--admin-port", flags.admin_port)):
         if not 0 <= value < 1 << 16:
             raise ConfigError(f"{name}: {value} is not a port; 0 to 65535 is allowed.")
@@ -100,6 +114,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         live=read_live_settings(environment),
         tracing=read_tracing(environment),
         tenant_keys=_tenant_keys(flags.tenant_keys, config),
+        check_seconds=flags.check_seconds,
     )
 
 
