@@ -56,7 +56,7 @@ class Engines:
 
 def client(engine: Engine) -> httpx.AsyncClient:
     """An HTTP client for one engine."""
-    return httpx.AsyncClient(base_url=engine.url, timeout=60.0, trust_env=False)
+    return httpx.AsyncClient(base_url=engine.url, timeout=180.0, trust_env=False)
 
 
 async def complete(engine: Engine, body: Json, path: str = "/v1/completions") -> Json:
