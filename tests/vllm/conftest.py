@@ -82,11 +82,12 @@ def router_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterP
         objective=wire.Objective(ttft_milliseconds=10_000, itl_milliseconds=1_000),
         max_model_len=MAX_MODEL_LEN,
         local_prefill_tokens=0,
+        # Two engines, this process and the router share two cores: an engine's server may be kept off them for seconds.
+        timeouts=wire.Timeouts(connect_milliseconds=30_000),
     )
     fleet_file = directory / "fleet.json"
     fleet_file.write_bytes(wire.encode(wire.Fleet(version=0)))
     flags = ["--host", "127.0.0.1", "--port", str(port), "--admin-port", str(admin), "--fleet-file", str(fleet_file)]
-    # Two engines, this process and the router share two cores: an engine's server may be kept off them for seconds.
     flags += ["--check-seconds", "30"]
     with (directory / "router.log").open("wb") as log:
         process = subprocess.Popen(
