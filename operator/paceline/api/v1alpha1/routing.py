@@ -76,7 +76,9 @@ class Queue(Model):
     arrival.
     """
     max_late_seconds: Seconds = 60
-    """Longest time that a request which missed its TTFT is put behind others. At most three quarters of `maxQueueSeconds` count."""
+    """Longest time that a request which missed its TTFT is put behind others. At most three quarters of
+    `maxQueueSeconds` count.
+    """
 
 
 class Admission(Model):
