@@ -29,6 +29,7 @@ REMOTE_DECODE: Json = {
 """Asks an engine to hold the blocks of a prompt for another one."""
 
 TRANSFERRED = "vllm:prompt_tokens_by_source_total"
+FAILED = "vllm:nixl_num_failed_transfers_total"
 """Counts, with the label ``source="external_kv_transfer"``, prompt tokens whose blocks came from another engine."""
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.engines import (
+    FAILED,
     REMOTE_DECODE,
     TRANSFERRED,
     Batch,
@@ -392,12 +393,13 @@ class DisaggregationContract:
         prefill, decode = (engines.b, engines.a) if reverse else (engines.a, engines.b)
         prompt = fresh(5, engines)
         transferred = await metric(decode, TRANSFERRED, source="external_kv_transfer")
+        failed = await metric(decode, FAILED)
         apart = await self.disaggregated(prefill, decode, greedy(engines, prompt, 20))
         whole_blocks = (apart["usage"]["prompt_tokens"] - 1) // engines.block_size * engines.block_size
         growth = await grown(decode, TRANSFERRED, transferred, by=whole_blocks, source="external_kv_transfer")
         alone = await complete(decode, greedy(engines, prompt, 20, cache_salt=uuid4().hex))
         assert apart["choices"][0]["token_ids"] == alone["choices"][0]["token_ids"]
-        assert growth >= whole_blocks
+        assert growth >= whole_blocks, f"{await metric(decode, FAILED) - failed:g} failed transfers"
 
     async def test_a_prefill_engine_that_is_gone_costs_time_but_no_tokens(self, engines: Engines) -> None:
         prompt = fresh(3, engines)

@@ -51,8 +51,9 @@ def engine_processes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def pair(engine_processes: EnginePair) -> EnginePair:
-    """Both engines, ready."""
+    """Both engines, ready, and acquainted with each other."""
     engine_processes.ensure_running(engine_processes.a, engine_processes.b)
+    engine_processes.ensure_met()
     return engine_processes
 
 

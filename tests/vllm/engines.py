@@ -11,12 +11,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.api import wire
 from tests.contract.emulated import free_ports
-from tests.contract.engines import Engine
+from tests.contract.engines import FAILED, REMOTE_DECODE, TRANSFERRED, Engine
 
 MODEL: Final = "tiny"
 BLOCK_SIZE: Final = 32
@@ -25,6 +27,9 @@ MAX_MODEL_LEN: Final = 4096
 START_SECONDS: Final = 400
 STOP_SECONDS: Final = 90
 LAST_LINES: Final = 40
+MEETINGS: Final = 5
+COUNTED_SECONDS: Final = 30
+"""vLLM counts a step some time after it has answered the requests of it."""
 # float32: tokens are compared one by one, and a sum taken in another order must not tip the choice between two of them.
 ARGUMENTS: Final = ("--enforce-eager", "--dtype", "float32", "--max-num-seqs", "32")
 
@@ -174,6 +179,8 @@ class EnginePair:
 
     a: EngineProcess
     b: EngineProcess
+    met: tuple[int, int] = (0, 0)
+    """Which start of either has moved blocks to and from which start of the other."""
 
     @staticmethod
     def ensure_running(*engines: EngineProcess) -> None:
@@ -183,6 +190,55 @@ class EnginePair:
                 engine.start()
         for engine in engines:
             engine.wait_ready()
+
+    def ensure_met(self) -> None:
+        """Have blocks moved both ways by the starts that are running: what comes after no longer waits for a handshake.
+
+        vLLM gives up on its first handshake with an engine after five seconds, counts that as a failed transfer and
+        computes the prompt itself. Two engines on two cores can take longer, so here a counted failure is tried again.
+        """
+        starts = (self.a.starts, self.b.starts)
+        if self.met != starts:
+            _meet(self.a, self.b)
+            _meet(self.b, self.a)
+            self.met = starts
+
+
+def _meet(prefill: EngineProcess, decode: EngineProcess) -> None:
+    for _ in range(MEETINGS):
+        before, failed_before = _transfers(decode)
+        # A few blocks that neither has seen.
+        body = {"model": MODEL, "prompt": uuid4().hex * 8, "max_tokens": 1, "temperature": 0}
+        first = _complete(prefill, body | {"kv_transfer_params": REMOTE_DECODE})
+        _complete(decode, body | {"kv_transfer_params": first["kv_transfer_params"]})
+        until = time.monotonic() + COUNTED_SECONDS
+        tokens, failed = _transfers(decode)
+        while tokens == before and failed == failed_before and time.monotonic() < until:
+            time.sleep(0.1)
+            tokens, failed = _transfers(decode)
+        if tokens > before:
+            return
+        assert failed > failed_before, f"{decode.name} got no blocks, and counts no failed transfer"
+    raise AssertionError(f"{decode.name} failed to get blocks of {prefill.name} {MEETINGS} times")
+
+
+def _complete(engine: EngineProcess, body: dict[str, Any]) -> dict[str, Any]:
+    answer = httpx.post(f"{engine.api}/v1/completions", json=body, trust_env=False, timeout=180)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def _transfers(engine: EngineProcess) -> tuple[float, float]:
+    """Prompt tokens that came from another engine, and transfers that failed, since it started."""
+    tokens = failed = 0.0
+    for family in text_string_to_metric_families(httpx.get(f"{engine.api}/metrics", trust_env=False, timeout=180).text):
+        for sample in family.samples:
+            if sample.name == TRANSFERRED and sample.labels["source"] == "external_kv_transfer":
+                tokens += sample.value
+            elif sample.name == FAILED:
+                failed += sample.value
+    return tokens, failed
 
 
 @dataclass

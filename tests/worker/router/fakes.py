@@ -170,6 +170,11 @@ class FakeEngine:
         )  # fmt: skip
 
 
+def engines() -> tuple[FakeEngine, FakeEngine]:
+    """One for answers and one for prompts."""
+    return FakeEngine("decode"), FakeEngine("prefill", role=wire.Role.PREFILL)
+
+
 @dataclass
 class Bench:
     """A router before its fake engines, and a client before the router."""

@@ -18,6 +18,7 @@ from tests.worker.router.fakes import (
     FakeEngine,
     answer,
     bench,
+    engines,
     event,
     hang,
     status,
@@ -27,10 +28,6 @@ from tests.worker.router.fakes import (
 )
 
 PREFILL = wire.Role.PREFILL
-
-
-def engines() -> tuple[FakeEngine, FakeEngine]:
-    return FakeEngine("decode"), FakeEngine("prefill", role=PREFILL)
 
 
 # --- the good path

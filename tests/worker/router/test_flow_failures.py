@@ -15,6 +15,7 @@ from tests.worker.router.fakes import (
     FakeEngine,
     bench,
     cut,
+    engines,
     event,
     hang,
     status,
@@ -24,10 +25,6 @@ from tests.worker.router.fakes import (
 )
 
 PREFILL = wire.Role.PREFILL
-
-
-def engines() -> tuple[FakeEngine, FakeEngine]:
-    return FakeEngine("decode"), FakeEngine("prefill", role=PREFILL)
 
 
 # --- the prefill side fails: the client does not notice
