@@ -15,10 +15,10 @@ class Listener:
     """What kopf's side of the operator tells the other one."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.missed = 0
 
-    def look_at_everything(self) -> None:
-        self.looks += 1
+    def events_missed(self) -> None:
+        self.missed += 1
 
 
 async def test_when_kopf_gives_up_it_is_started_again_and_everything_is_looked_at(
@@ -38,7 +38,7 @@ async def test_when_kopf_gives_up_it_is_started_again_and_everything_is_looked_a
     stop = asyncio.Event()
     await _follow_edges(listener, lambda: kopf.ConnectionInfo(server="x"), settings, kopf.OperatorSettings(), stop)
     assert len(starts) == 3
-    assert listener.looks == 2
+    assert listener.missed == 2
     assert (starts[0]["namespaces"], starts[0]["clusterwide"]) == (["mine"], False)
 
 

@@ -29,11 +29,12 @@ class Operator:
     def __init__(self, process: subprocess.Popen[bytes] | Forked, log: Path, metrics_port: int) -> None:
         self.process = process
         self.log = log
-        self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.address = f"127.0.0.1:{metrics_port}"
+        """Of its page of metrics."""
 
     def series(self, name: str) -> list[tuple[dict[str, str], float]]:
         """Every series of that name, as of one moment."""
-        text = httpx.get(self._metrics, timeout=5, trust_env=False).text
+        text = httpx.get(f"http://{self.address}/metrics", timeout=5, trust_env=False).text
         found = (re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line) for line in text.splitlines())
         return [(dict(re.findall(r'(\w+)="([^"]*)"', one[1] or "")), float(one[2])) for one in found if one]
 

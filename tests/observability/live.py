@@ -1,20 +1,17 @@
-"""A run to look at: `paceline up` on emulated engines under load, the pages of an operator and a planner, and a real
-Prometheus that scrapes them with the chart's rules.
+"""A run to look at: `paceline up` on emulated engines under load, and a real Prometheus with the chart's rules that
+scrapes it, or whatever else a file of targets names.
 """
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +22,13 @@ from tests.bench.stack import free_ports
 from tests.observability.promtool import RULES
 from tests.programs import ROOT, prometheus
 
+NAMESPACE, DEPLOYMENT = "default", "quickstart"
+"""Those of the local run's ModelDeployment."""
 START_SECONDS = 90
 STOP_SECONDS = 30
 SCRAPE_SECONDS = 1
 TENANTS: dict[str, dict[str, int]] = {"analytics": {"tokensPerMinute": 150_000}, "chat": {}}
 """Terms by name. One of them uses more than it may, so that this can be seen too."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One page that is scraped."""
-
-    url: str
-    labels: dict[str, str]
 
 
 class Prometheus:
@@ -137,34 +128,8 @@ def local_run(folder: Path, *flags: str) -> Iterator[Path]:
 
 
 @contextmanager
-def page(render: Callable[[], bytes]) -> Iterator[str]:
-    """A page of metrics of this process; its ``host:port``."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = render()
-            self.send_response(200)
-            self.send_header("content-type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
-def scraping(folder: Path, targets: Path, others: dict[str, dict[str, str]]) -> Iterator[Prometheus]:
-    """A Prometheus with the chart's rules that scrapes the files of targets, and ``others`` by address."""
+def scraping(folder: Path, targets: Path) -> Iterator[Prometheus]:
+    """A Prometheus with the chart's rules that scrapes what the file of targets names, now and later."""
     (port,) = free_ports(1)
     configuration = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
@@ -174,7 +139,6 @@ def scraping(folder: Path, targets: Path, others: dict[str, dict[str, str]]) -> 
                 "job_name": "paceline",
                 "honor_labels": True,
                 "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "1s"}],
-                "static_configs": [{"targets": [address], "labels": labels} for address, labels in others.items()],
             }
         ],
     }

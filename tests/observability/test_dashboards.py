@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,46 +10,24 @@ from paceline.observability.catalogue import load_catalogue
 from paceline.observability.dashboards import DASHBOARDS
 from paceline.observability.generate import generated_files
 from paceline.observability.rules import rule_groups
-from tests.observability.live import Prometheus
-from tests.observability.pages import DEPLOYMENT, NAMESPACE
+from tests.observability.boards import (
+    LOCAL,
+    annotations,
+    board,
+    panels,
+    queries,
+    resolved,
+    unresolved,
+    values,
+    without_data,
+)
+from tests.observability.live import DEPLOYMENT, NAMESPACE, Prometheus
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.timeout(400)  # what the tests need may have to be fetched first
 
-VALUES = {
-    "namespace": NAMESPACE, "deployment": DEPLOYMENT, "datasource": "prometheus", "price": "4",
-    "__rate_interval": "20s",
-}  # fmt: skip
 UNITS = {"s", "percentunit", "short", "reqps", "ops", "bytes", "currencyUSD", "suffix:x"}
-
-
-class Shown(NamedTuple):
-    """One query of one panel."""
-
-    board: str
-    panel: dict[str, Any]
-    expression: str
-
-
-def board(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "helm" / "paceline" / "dashboards" / f"{name}.json").read_text())
-    return found
-
-
-def panels(name: str) -> list[dict[str, Any]]:
-    return [panel for panel in board(name)["panels"] if panel["type"] != "row"]
-
-
-def queries() -> Iterator[Shown]:
-    for name in DASHBOARDS:
-        for panel in panels(name):
-            for target in panel["targets"]:
-                yield Shown(name, panel, target["expr"])
-
-
-def resolved(expression: str) -> str:
-    """With the values that Grafana would put in."""
-    return re.sub(r"\$\{?(\w+)\}?", lambda found: VALUES[found[1]], expression)
+CHOSEN = values(NAMESPACE, DEPLOYMENT)
 
 
 def metric_names(expression: str) -> set[str]:
@@ -111,31 +86,18 @@ def test_rules_name_metrics_that_are_exported_or_recorded() -> None:
 
 
 def test_every_query_of_every_panel_returns_data(live: Prometheus) -> None:
-    empty = []
-    for shown in queries():
-        series = live.range(resolved(shown.expression))
-        values = [value for one in series for _, value in one["values"] if value not in {"NaN", "+Inf", "-Inf"}]
-        if not values:
-            empty.append(f"{shown.board}: {shown.panel['title']}: {resolved(shown.expression)}")
-    assert empty == []
+    assert without_data(live, LOCAL, CHOSEN) == []
 
 
 def test_annotations_return_data(live: Prometheus) -> None:
-    expressions = [entry["expr"] for name in DASHBOARDS for entry in board(name).get("annotations", {}).get("list", ())]
+    expressions = annotations(LOCAL)
     assert expressions
     for expression in expressions:
-        assert live.range(resolved(expression)), expression
+        assert live.range(resolved(expression, CHOSEN)), expression
 
 
 def test_variables_resolve(live: Prometheus) -> None:
-    for name in DASHBOARDS:
-        for variable in board(name)["templating"]["list"]:
-            if variable["type"] == "query":
-                found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
-                assert found, variable
-                assert VALUES[variable["name"]] in live.label_values(resolved(found[1]), found[2])
-            else:
-                assert variable["type"] in {"datasource", "textbox"}
+    assert unresolved(live, LOCAL, CHOSEN) == []
 
 
 def test_every_rule_runs_without_an_error(live: Prometheus) -> None:

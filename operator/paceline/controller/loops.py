@@ -128,8 +128,9 @@ class Operator:
         """A ModelDeployment was deleted."""
         self._state.remove_resource(key_of(resource))
 
-    def look_at_everything(self) -> None:
-        """Events may have been missed: list ModelDeployments now."""
+    def events_missed(self) -> None:
+        """Whoever tells of ModelDeployments started anew: list them now, and count it like any watch that broke."""
+        self._metrics.watch_restarted(MODEL_DEPLOYMENT.resource)
         self._resync_asked.set()
 
     def trouble(self) -> str | None:

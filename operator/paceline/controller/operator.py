@@ -76,8 +76,7 @@ async def _follow_edges(
         except Exception as error:  # noqa: BLE001 - the root of kopf's tasks: what they fail on is not ours to name
             log.warning("kopf gave up and starts again in %.0f s: %s", RESTART_SECONDS, error)
             await asyncio.sleep(RESTART_SECONDS)
-            # What happened in between it will not tell.
-            operator.look_at_everything()
+            operator.events_missed()
         else:
             return
 

@@ -205,7 +205,7 @@ class TestBounds:
 
     async def test_the_event_loop_goes_on_while_a_long_prompt_is_tokenised(self, tmp_path: Path) -> None:
         tokeniser = open_tokeniser(str(write_model(tmp_path)), WallClock(), max_model_len=None)
-        task = asyncio.create_task(tokeniser.tokens(Kind.COMPLETION, fields(prompt=" ".join(TEXTS) * 20)))
+        task = asyncio.create_task(tokeniser.tokens(Kind.COMPLETION, fields(prompt=" ".join(TEXTS) * 200)))
         turns = 0
         while not task.done():
             await asyncio.sleep(0)
