@@ -64,7 +64,7 @@ e2e-kind: ## The whole of it in a kind cluster: build, install, serve, ask, tear
 test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on CPU
 	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
-.venv-vllm/.installed: tests/vllm/requirements.txt tests/vllm/install
+.venv-vllm/.installed: tests/vllm/requirements.txt tests/vllm/install pyproject.toml
 	PYTHON=$(PYTHON) bash tests/vllm/install
 
 .PHONY: verify

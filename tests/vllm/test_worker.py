@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,19 @@ from tests.worker.engine.support import gone
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 TOKENS = 300
+
+
+def test_processes_of_cpu_engines_sleep_where_they_would_yield() -> None:
+    """vLLM loads our plugin by itself, and what that changes is still there."""
+    code = (
+        "from vllm.distributed import utils\n"
+        "from vllm.plugins import load_general_plugins\n"
+        "assert utils.USE_SCHED_YIELD\n"
+        "load_general_plugins()\n"
+        "assert not utils.USE_SCHED_YIELD\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def processes_of(group: int) -> dict[int, str]:
