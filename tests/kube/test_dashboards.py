@@ -88,7 +88,7 @@ def test_every_query_of_every_panel_has_an_answer(
             scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 1
             scene.apply().until_ready()
             began = time.monotonic()
-            with Load(scene, rate=5.0, prompt=6000, answer=60) as load:
+            with Load(scene, rate=3.5, prompt=6000, answer=60) as load:
                 scene.until_roles(prefill=2, decode=1, seconds=90)
                 write(operator)
                 time.sleep(max(0.0, LOOKED_SECONDS - (time.monotonic() - began)))
