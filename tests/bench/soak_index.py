@@ -38,6 +38,10 @@ CLIENTS = 12
 START_SECONDS = 180.0
 """An engine may take this long to start: the machine may be busy with other things."""
 MIB = 1024 * 1024
+FILLING = 2_300
+"""Prompts of a stride each, before the time counts: more than the router remembers names of. Else that store, which is
+bounded, would fill for half an hour and look like a leak."""
+FILLING_CHARACTERS = 4_500
 HOST_TIER = '{"kv_connector":"OffloadingConnector","kv_connector_extra_config":{"num_cpu_blocks":1500}}'
 
 
@@ -129,6 +133,21 @@ class Soak:
             )  # fmt: skip
         self.api, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
         wait_for(f"{self.admin}/readyz", self.router)
+
+
+async def fill(soak: Soak, session: aiohttp.ClientSession, rng: random.Random) -> None:
+    """Fill what the router bounds: see :data:`FILLING`."""
+    left = iter(range(FILLING))
+
+    async def some() -> None:
+        for _ in left:
+            prompt = rng.randbytes(FILLING_CHARACTERS // 2).hex()
+            body = {"model": MODEL, "prompt": prompt, "max_tokens": 1}
+            async with session.post(f"{soak.api}/v1/completions", json=body) as answer:
+                await answer.read()
+                soak.outcomes["ok" if answer.status == 200 else f"status {answer.status} at first"] += 1
+
+    await asyncio.gather(*(some() for _ in range(CLIENTS)))
 
 
 async def converse(
@@ -255,10 +274,11 @@ async def run(minutes: float, engines: int, rate: float) -> int:
                 await engine.start()
             soak.publish()
             await asyncio.to_thread(soak.start_router)
-            until = time.monotonic() + 60 * minutes
             samples: list[tuple[float, float, int]] = []
             timeout = aiohttp.ClientTimeout(total=120)
             async with aiohttp.ClientSession(timeout=timeout) as session:
+                await fill(soak, session, random.Random(rng.random()))
+                until = time.monotonic() + 60 * minutes
                 await asyncio.gather(
                     churn(soak, session, random.Random(5), until),
                     sample(soak, samples, until),
