@@ -64,7 +64,7 @@ def test_a_local_run_is_explained_from_its_folder(tmp_path: Path, capsys: pytest
     (tmp_path / "planner.json").write_text(json.dumps({**RESOURCE, "now": ["Keep 2 prefill and 3 decode."]}))
     assert run(["explain", "--run-dir", str(tmp_path)]) == 0
     assert "the last look:\n  Keep 2 prefill and 3 decode." in capsys.readouterr().out
-    assert run(["explain", "--run-dir", str(tmp_path), "--json"]) == 0
+    assert run(["explain", "--run-dir", str(tmp_path), "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["roles"]["decode"]["desired"] == 3
 
 

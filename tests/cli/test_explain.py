@@ -107,7 +107,7 @@ def test_without_room_it_says_that_the_request_would_wait(
 
 
 def test_the_answer_can_be_had_as_it_is(router: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(router, tmp_path, {"prompt": "x"}, "--json") == 0
+    assert call(router, tmp_path, {"prompt": "x"}, "-o", "json") == 0
     assert json.loads(capsys.readouterr().out) == EXPLAINED
 
 

@@ -46,7 +46,7 @@ def test_the_manifest_the_fleets_and_the_picture_are_written(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, fleets, picture = tmp_path / "out.yaml", tmp_path / "fleets.json", tmp_path / "front.png"
-    assert plan(files, "-o", out, "--json", fleets, "--plot", picture) == 0
+    assert plan(files, "--manifest", out, "--json", fleets, "--plot", picture) == 0
     made = load(out.read_text(), "out.yaml")
     assert made.metadata.name == "plan"
     assert "&id" not in out.read_text(), "anchors are for machines"

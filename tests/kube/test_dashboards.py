@@ -24,7 +24,7 @@ from tests.kube.operators import Operator, running
 from tests.kube.planned import Load, planned, seen
 from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
-from tests.observability.boards import CONTROL_PLANE, unresolved, values, without_data
+from tests.observability.boards import CONTROL_PLANE, annotations, resolved, unresolved, values, without_data
 from tests.observability.live import Prometheus, scraping
 from tests.observability.sheets import Look, sheet
 
@@ -93,6 +93,9 @@ def test_every_query_of_every_panel_has_an_answer(
                 time.sleep(max(0.0, LOOKED_SECONDS - (time.monotonic() - began)))
             boards = [name for name in DASHBOARDS if name != TENANTS]
             assert without_data(prometheus, boards, chosen) == []
+            marks = annotations(boards)
+            assert marks
+            assert [mark for mark in marks if not prometheus.range(resolved(mark, chosen), LOOKED_SECONDS)] == []
             assert unresolved(prometheus, boards, chosen) == []
             assert [rule["name"] for rule in prometheus.rules() if rule["health"] != "ok"] == []
             scene.until("panels show what there is", lambda: asked(prometheus, chosen) == dict(scene.roles()))

@@ -19,7 +19,7 @@ def test_the_server_takes_the_recommended_manifest_and_reads_it_as_python_does(
     kube: Kube, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "recommended.yaml"
-    assert plan(files, "-o", out) == 0
+    assert plan(files, "--manifest", out) == 0
     status, answer = kube.create(yaml.safe_load(out.read_text()), "default", dryRun="All")
     assert status == 201, answer
     assert from_manifest(answer, "server").spec == load(out.read_text(), "recommended.yaml").spec

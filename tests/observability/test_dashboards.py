@@ -12,11 +12,9 @@ from paceline.observability.generate import generated_files
 from paceline.observability.rules import rule_groups
 from tests.observability.boards import (
     LOCAL,
-    annotations,
     board,
     panels,
     queries,
-    resolved,
     unresolved,
     values,
     without_data,
@@ -87,13 +85,6 @@ def test_rules_name_metrics_that_are_exported_or_recorded() -> None:
 
 def test_every_query_of_every_panel_returns_data(live: Prometheus) -> None:
     assert without_data(live, LOCAL, CHOSEN) == []
-
-
-def test_annotations_return_data(live: Prometheus) -> None:
-    expressions = annotations(LOCAL)
-    assert expressions
-    for expression in expressions:
-        assert live.range(resolved(expression, CHOSEN)), expression
 
 
 def test_variables_resolve(live: Prometheus) -> None:

@@ -22,6 +22,7 @@ from paceline.cli.plan import plan
 from paceline.cli.planner import planner
 from paceline.cli.record import record
 from paceline.cli.simulate import simulate
+from paceline.cli.status import status
 from paceline.cli.up import up
 from paceline.cli.validate import validate
 from paceline.errors import PacelineError
@@ -46,6 +47,7 @@ command_line.add_command(plan)
 command_line.add_command(planner)
 command_line.add_command(record)
 command_line.add_command(simulate)
+command_line.add_command(status)
 command_line.add_command(up)
 command_line.add_command(validate)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from paceline.cli.options import lease_namespace
+from paceline.cli.exit_codes import FINE, NOT_FINE
+from paceline.cli.options import TABLE, lease_namespace, output_format
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline check
+  paceline check --lease-namespace my-namespace --timeout-seconds 5 -o json
+"""
+)
 @lease_namespace
 @click.option(
     "--timeout-seconds",
@@ -16,15 +25,34 @@ from paceline.cli.options import lease_namespace
     show_default=True,
     help="How long it may take until all is well.",
 )
-def check(lease_namespace: str, timeout_seconds: int) -> int:
+@output_format
+def check(lease_namespace: str, timeout_seconds: int, output: str) -> int:
     """Ask the cluster whether it serves ModelDeployments and an operator leads. Exits with 1 and says what is wrong."""
     import asyncio
 
-    asyncio.run(_check(lease_namespace, timeout_seconds))
-    return 0
+    from paceline.cli.output import print_document
+    from paceline.controller.check import NotInstalled
+
+    found: list[str] = []
+
+    def say(line: str) -> None:
+        found.append(line)
+        if output == TABLE:
+            click.echo(line)
+
+    problem = None
+    try:
+        asyncio.run(_check(lease_namespace, timeout_seconds, say))
+    except NotInstalled as error:
+        if output == TABLE:
+            raise
+        problem = str(error)
+    if output != TABLE:
+        print_document({"ok": problem is None, "found": found, "problem": problem}, output)
+    return FINE if problem is None else NOT_FINE
 
 
-async def _check(namespace: str, timeout_seconds: int) -> None:
+async def _check(namespace: str, timeout_seconds: int, say: Callable[[str], None]) -> None:
     import kopf
 
     from paceline.clock import WallClock
@@ -35,8 +63,6 @@ async def _check(namespace: str, timeout_seconds: int) -> None:
 
     api = KubeApi(lambda: log_in(kopf.OperatorSettings()), OperatorMetrics())
     try:
-        await check_installation(
-            api, namespace=namespace, timeout_seconds=timeout_seconds, clock=WallClock(), say=click.echo
-        )
+        await check_installation(api, namespace=namespace, timeout_seconds=timeout_seconds, clock=WallClock(), say=say)
     finally:
         await api.close()

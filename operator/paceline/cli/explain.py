@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from paceline.cli.options import TABLE, cluster_options, output_format
 from paceline.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -26,9 +27,17 @@ SHOWN_ENGINES: Final = 16
 COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute", "waste", "transfer", "decode", "")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline explain chat -n prod                        the last three decisions
+  paceline explain chat --last 10 -o json
+  paceline explain --run-dir /tmp/run                  of a `paceline up`
+  paceline explain --request body.json --router http://127.0.0.1:8000
+"""
+)
 @click.argument("name", required=False)
-@click.option("-n", "--namespace", metavar="NAME", help="Of the ModelDeployment. Default: that of the context.")
+@cluster_options
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -52,17 +61,17 @@ COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute
     help=f"Router to ask. Its API key, if it wants one: {KEY_ENV}.",
 )
 @click.option("--session", metavar="ID", help="Session that the request belongs to.")
-@click.option("--json", "as_json", is_flag=True, help="Print the router's answer as it is.")
+@output_format
 def explain(
     name: str | None,
     namespace: str | None,
+    context: str | None,
     run_dir: Path | None,
     last: int,
     request_file: Path | None,
     router: str,
     session: str | None,
-    *,
-    as_json: bool,
+    output: str,
 ) -> None:
     """Show the planner's last decisions about the ModelDeployment NAME: what was seen, what each limit demanded, which
     one bound, what was not done, and what would have happened otherwise.
@@ -71,36 +80,39 @@ def explain(
     milliseconds, and the choice. Nothing is run on any engine.
     """
     if request_file is None:
-        _explain_scaling(name, namespace, run_dir, last, as_json=as_json)
+        _explain_scaling(_resource(name, namespace, context, run_dir), last, output)
         return
     if name is not None or run_dir is not None:
         raise ConfigError("--request explains a request, NAME and --run-dir a deployment: give one of them.")
-    _explain_request(request_file, router, session, as_json=as_json)
+    _explain_request(request_file, router, session, output)
 
 
-def _explain_scaling(
-    name: str | None, namespace: str | None, run_dir: Path | None, last: int, *, as_json: bool
-) -> None:
-    from paceline.cli.decisions import lines_of, of_cluster, of_run
+def _resource(name: str | None, namespace: str | None, context: str | None, run_dir: Path | None) -> dict[str, Any]:
+    from paceline.cli.decisions import of_cluster, of_run
 
     if run_dir is not None:
-        resource = of_run(run_dir)
-    elif name is not None:
-        resource = of_cluster(name, namespace)
-    else:
-        raise ConfigError("Name a ModelDeployment, or give --run-dir of a local run, or --request.")
-    if as_json:
-        import json
+        return of_run(run_dir)
+    if name is not None:
+        return of_cluster(name, namespace, context)
+    raise ConfigError("Name a ModelDeployment, or give --run-dir of a local run, or --request.")
 
+
+def _explain_scaling(resource: dict[str, Any], last: int, output: str) -> None:
+    from paceline.cli.decisions import lines_of
+    from paceline.cli.output import print_document
+
+    if output != TABLE:
         status = resource.get("status") or {}
-        click.echo(json.dumps({"roles": status.get("roles"), "scaling": status.get("scaling")}, indent=2))
+        print_document({"roles": status.get("roles"), "scaling": status.get("scaling")}, output)
         return
     for line in lines_of(resource, most=last):
         click.echo(line)
 
 
-def _explain_request(request_file: Path, router: str, session: str | None, *, as_json: bool) -> None:
+def _explain_request(request_file: Path, router: str, session: str | None, output: str) -> None:
     import msgspec
+
+    from paceline.cli.output import print_document
 
     body = _read(request_file)
     try:
@@ -113,8 +125,8 @@ def _explain_request(request_file: Path, router: str, session: str | None, *, as
     if key:
         headers = {**headers, "authorization": f"Bearer {key}"}
     answer = _ask(router.rstrip("/") + path, body, headers)
-    if as_json:
-        click.echo(answer.text)
+    if output != TABLE:
+        print_document(answer.json(), output)
         return
     for line in _lines(answer.json()):
         click.echo(line)

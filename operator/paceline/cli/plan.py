@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from paceline.cli.exit_codes import FINE, NOT_FINE
+from paceline.cli.options import JSON, TABLE, YAML, output_format
 from paceline.cli.workloads import read_profile, read_workload, trace_options
 from paceline.errors import ConfigError
 
@@ -16,15 +18,18 @@ if TYPE_CHECKING:
     from paceline.planning.fleets import Fleet
     from paceline.planning.search import Plan
 
-WIDE: Final = 160
-"""Columns of a table that goes to a file or a pipe."""
 NEARLY: Final = 0.9
 """Fleets that miss the objective are shown if they attain this share of the target."""
-NOTHING_FOUND: Final = 10
-"""Exit code when no fleet within the budget meets the objective."""
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline plan deployment.yaml --trace load.jsonl --plot front.png
+  paceline plan deployment.yaml --trace load.jsonl --max-gpus 16 --manifest planned.yaml
+  paceline plan deployment.yaml --trace load.jsonl -o yaml | kubectl apply -f -
+"""
+)
 @click.argument("file")
 @trace_options
 @click.option(
@@ -32,22 +37,29 @@ NOTHING_FOUND: Final = 10
 )
 @click.option("--max-gpus", type=click.IntRange(1, 100_000), help="Most GPUs at once. Default: what FILE allows.")
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT.yaml", help="Write the manifest there.")
+@click.option(
+    "--manifest", "manifest_file", type=click.Path(path_type=Path), metavar="OUT.yaml", help="Write the manifest there."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write all fleets as JSON.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw cost and latency.")
+@output_format
 def plan(
     file: str,
     engine_profile: str | None,
     max_gpus: int | None,
     seed: int,
-    output: Path | None,
+    manifest_file: Path | None,
     json_file: Path | None,
     plot_file: Path | None,
+    output: str,
     **trace: Any,
 ) -> int:
     """Search layouts, modes and pool sizes for the ModelDeployment in FILE, and print the cheapest that meets its
     objective on a trace, as a manifest that kubectl apply takes. Model, hardware, objective and everything else stay as
     FILE has them. FILE can be - for standard input.
+
+    With -o yaml standard output is the manifest alone, with -o json all fleets; the rest goes to standard error. Exits
+    with 1 if nothing within the bounds meets the objective.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -76,31 +88,36 @@ def plan(
             ground = Ground(workload, found.objective, show)
             sure = confidence(ground, best, found.settings[best.option.tensor, best.mode], seed=seed)
     title = f"{workload.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"
+    aside = output != TABLE
     _print_layouts(found)
-    _print_fleets(found, title)
-    click.echo(words.verdict(found))
-    click.echo(words.disaggregation(found))
+    _print_fleets(found, title, aside=aside)
+    click.echo(words.verdict(found), err=aside)
+    click.echo(words.disaggregation(found), err=aside)
     if (scaling := words.scaling(found)) is not None:
-        click.echo(scaling)
+        click.echo(scaling, err=aside)
     if best is not None and sure is not None:
         for sentence in words.sureness(found, best, sure):
-            click.echo(sentence)
+            click.echo(sentence, err=aside)
         if (note := words.change_of_mode(md, best)) is not None:
-            click.echo(note)
+            click.echo(note, err=aside)
     if json_file is not None:
         _write("--json", json_file, _json(found))
     if plot_file is not None:
         from paceline.planning.plot import draw
 
         draw(plot_file, found, title=f"{md.spec.model.name}: {title}")
+    if output == JSON:
+        click.echo(_json(found), nl=False)
     if manifest is None:
-        return NOTHING_FOUND
-    if output is not None:
-        _write("--output", output, manifest)
-        click.echo(f"Manifest written to {output}.")
-    else:
+        return NOT_FINE
+    if manifest_file is not None:
+        _write("--manifest", manifest_file, manifest)
+        click.echo(f"Manifest written to {manifest_file}.", err=aside)
+    if output == YAML:
+        click.echo(manifest, nl=False)
+    elif output == TABLE and manifest_file is None:
         click.echo(f"\n{manifest}", nl=False)
-    return 0
+    return FINE
 
 
 def _print_layouts(found: Plan) -> None:
@@ -111,10 +128,10 @@ def _print_layouts(found: Plan) -> None:
         click.echo(f"TP{option.tensor} ({option.basis}): {said}.", err=True)
 
 
-def _print_fleets(found: Plan, title: str) -> None:
-    from rich.console import Console
+def _print_fleets(found: Plan, title: str, *, aside: bool) -> None:
     from rich.table import Table
 
+    from paceline.cli.output import make_console
     from paceline.planning.words import describe
 
     share = 100 * found.objective.target
@@ -143,10 +160,7 @@ def _print_fleets(found: Plan, title: str) -> None:
         )
         latencies = (f"{fleet.ttft_ms:.0f}", f"{fleet.itl_ms:.1f}")
         table.add_row(describe(fleet), *cells, *latencies, mark, style=None if fleet.good else "dim")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(table)
+    make_console(aside=aside).print(table)
 
 
 def _text(name: str, trace: str, fleet: Fleet, manifest: dict[str, Any]) -> str:

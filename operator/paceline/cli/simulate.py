@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from paceline.cli.options import TABLE, output_format
 from paceline.cli.workloads import read_profile, read_workload, trace_options
 from paceline.errors import ConfigError
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 DEFAULT_POLICIES = "planner,static-best,threshold"
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline simulate deployment.yaml --trace load.jsonl
+  paceline simulate deployment.yaml --trace conversation --minutes 10 --policy planner,static-best,hpa
+  paceline simulate deployment.yaml --trace load.jsonl --plot out.png -o json
+"""
+)
 @click.argument("file")
 @trace_options
 @click.option(
@@ -32,6 +40,7 @@ DEFAULT_POLICIES = "planner,static-best,threshold"
 @click.option("--seed", type=int, default=0, help="Of pod start times, noise and copies.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="OUT", help="Write the report as JSON.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw all policies.")
+@output_format
 def simulate(
     file: str,
     policies: str,
@@ -40,6 +49,7 @@ def simulate(
     seed: int,
     json_file: Path | None,
     plot_file: Path | None,
+    output: str,
     **trace: Any,
 ) -> int:
     """Replay a trace against the ModelDeployment in FILE, in virtual time, under one or more scaling policies. All run
@@ -50,6 +60,7 @@ def simulate(
     from rich.console import Console
 
     from paceline.cli.manifests import read_manifest
+    from paceline.cli.output import print_document
     from paceline.simulator.compare import compare, policy_names
     from paceline.simulator.report import report
     from paceline.simulator.scenario import settings_of
@@ -66,7 +77,10 @@ def simulate(
         from paceline.simulator.plot import draw
 
         draw(plot_file, runs, trace=f"{title} on {settings.profile.name}")
-    _print(result)
+    if output == TABLE:
+        _print(result)
+    else:
+        print_document(msgspec.to_builtins(result), output)
     return 0
 
 
@@ -80,8 +94,9 @@ def _write_json(path: Path | None, text: bytes) -> None:
 
 
 def _print(result: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from paceline.cli.output import make_console
 
     table = Table(title=result.trace, title_justify="left")
     for name in ("policy", "attained", "of feasible", "TTFT p50/p90/p99 ms", "ITL p50/p90/p99 ms"):
@@ -90,9 +105,7 @@ def _print(result: Report) -> None:
         table.add_column(name, justify="right")
     for policy in result.policies:
         table.add_row(*_cells(policy), style=None if policy.meets_gate else "yellow")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    console = make_console()
     console.print(table)
     if not all(policy.meets_gate for policy in result.policies):
         console.print("Policies in yellow miss the target share of feasible requests.", style="yellow")

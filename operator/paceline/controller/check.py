@@ -19,6 +19,12 @@ from paceline.errors import ClusterError
 POLL_SECONDS: Final = 1.0
 
 
+class NotInstalled(ClusterError):
+    """The cluster answers, and something that Paceline needs is not there."""
+
+    exit_code = 1
+
+
 async def check_installation(
     api: KubeApi,
     *,
@@ -28,7 +34,7 @@ async def check_installation(
     say: Callable[[str], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Look until all is well; ``say`` gets a line for each thing that is. Raises ClusterError with what is not.
+    """Look until all is well; ``say`` gets a line for each thing that is. Raises NotInstalled with what is not.
 
     ``namespace`` is the one where the operator's replicas agree on who leads.
     """
@@ -36,7 +42,7 @@ async def check_installation(
 
     async def pause(trouble: str) -> None:
         if clock.monotonic() >= deadline:
-            raise ClusterError(trouble)
+            raise NotInstalled(trouble)
         await sleep(POLL_SECONDS)
 
     while True:
