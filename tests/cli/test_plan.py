@@ -68,10 +68,10 @@ def test_without_an_output_file_the_manifest_is_printed(
     assert load(printed[printed.index("# plan:") :], "output").metadata.name == "plan"
 
 
-def test_a_budget_that_is_too_small_ends_with_its_own_exit_code(
+def test_a_budget_that_is_too_small_ends_with_the_exit_code_of_what_is_not_fine(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan(files, "--max-gpus", 1) == 10
+    assert plan(files, "--max-gpus", 1) == 1
     assert "Nothing within the GPU budget" in capsys.readouterr().out
 
 

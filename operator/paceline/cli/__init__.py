@@ -16,7 +16,11 @@ import click
 from paceline import __version__
 from paceline.cli.calibrate import calibrate
 from paceline.cli.check import check
+from paceline.cli.completion import completion
+from paceline.cli.drain import drain
+from paceline.cli.exit_codes import BUG, FINE, INTERRUPTED, NOT_FINE
 from paceline.cli.explain import explain
+from paceline.cli.flip import flip
 from paceline.cli.operator import operator
 from paceline.cli.plan import plan
 from paceline.cli.planner import planner
@@ -25,23 +29,44 @@ from paceline.cli.simulate import simulate
 from paceline.cli.status import status
 from paceline.cli.up import up
 from paceline.cli.validate import validate
-from paceline.errors import PacelineError
+from paceline.errors import ConfigError, PacelineError
 
-INTERRUPTED: Final = 130
-BUG: Final = 70
-"""Exit code for what should not happen (EX_SOFTWARE of sysexits)."""
 DEBUG_ENV: Final = "PACELINE_DEBUG"
+COMPLETE_ENV: Final = "_PACELINE_COMPLETE"
+"""By which shells ask for completions; see :mod:`paceline.cli.completion`."""
+PROGRAM: Final = "paceline"
+PLUGIN: Final = "kubectl paceline"
+EXTRAS: Final = {
+    "aiohttp": "router",
+    "httptools": "router",
+    "httpx": "simulator",
+    "kopf": "operator",
+    "kubernetes": "operator",
+    "matplotlib": "simulator",
+    "numpy": "simulator",
+    "prometheus_client": "operator",
+    "tokenizers": "router",
+    "uvloop": "router",
+}
+"""Packages that the base install leaves out, and the extra of ours that brings them."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="paceline")
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes are the same everywhere: 0 fine, 1 what was asked about is not fine, 2 wrong input, 6 no "
+    "cluster; all of them are in docs/reference/cli.md. Each command's --help has examples.",
+)
+@click.version_option(__version__, prog_name=PROGRAM)
 def command_line() -> None:
     """Serve language models on vLLM, split into prefill and decode, at a latency objective."""
 
 
 command_line.add_command(calibrate)
 command_line.add_command(check)
+command_line.add_command(completion)
+command_line.add_command(drain)
 command_line.add_command(explain)
+command_line.add_command(flip)
 command_line.add_command(operator)
 command_line.add_command(plan)
 command_line.add_command(planner)
@@ -57,10 +82,17 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Whatever goes wrong ends in a message on standard error."""
+def kubectl_main() -> None:
+    """Entry point of ``kubectl-paceline``, which kubectl runs as ``kubectl paceline``: the same program."""
+    sys.exit(run(sys.argv[1:], name=PLUGIN))
+
+
+def run(arguments: Sequence[str], *, name: str = PROGRAM) -> int:
+    """Run one command and return its exit code. Whatever goes wrong ends in a message on standard error. ``name`` is
+    what the user calls the program.
+    """
     try:
-        code = command_line.main(args=list(arguments), prog_name="paceline", standalone_mode=False)
+        code = command_line.main(args=list(arguments), prog_name=name, complete_var=COMPLETE_ENV, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -72,8 +104,11 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # Whoever read the output has gone. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return NOT_FINE
     except Exception as error:  # noqa: BLE001 - the root of the program: users get a message, never a traceback
+        if (missing := _missing_package(error)) is not None:
+            click.echo(f"paceline: {missing}", err=True)
+            return ConfigError.exit_code
         if os.environ.get(DEBUG_ENV):
             traceback.print_exc()
         click.echo(
@@ -82,4 +117,12 @@ def run(arguments: Sequence[str]) -> int:
             err=True,
         )
         return BUG
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else FINE
+
+
+def _missing_package(error: Exception) -> str | None:
+    """What to install, where a command needs more than the base install has."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in EXTRAS:
+        return None
+    return f"this command needs the package {package}: pip install 'paceline[{EXTRAS[package]}]'."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from paceline.api.wire import Role
-from paceline.policy.lifecycle.actions import BeginRoleChange, OpenGate, SetRole
+from paceline.policy.lifecycle.actions import Action, BeginRoleChange, OpenGate, SetRole
+from paceline.policy.lifecycle.orders import Orders
+from paceline.policy.lifecycle.plan import plan_engines
 from tests.policy.lifecycle.world import World, small
 
 
@@ -123,3 +125,46 @@ def test_the_setting_may_change_while_an_engine_waits() -> None:
     (begun,) = world.operate()
     world.md = small(prefill=2, decode=2)
     assert world.operate() == (SetRole(begun.pod, Role.DECODE, Role.PREFILL),)
+
+
+def keeping(world: World) -> tuple[Action, ...]:
+    """A pass in which engines keep the roles that they have, as where somebody plans or only recommends."""
+    heads = list(world.pods.values())
+    counts = {role: sum(pod.aim is role for pod in heads) for role in (Role.PREFILL, Role.DECODE)}
+    actions = plan_engines(
+        world.md, world.engines, counts, workloads=tuple(world.workloads.values()), pods=heads, now=world.now,
+        orders=Orders(counts, keeps_roles=True),
+    ).actions  # fmt: skip
+    for action in actions:
+        world.do(action)
+    return actions
+
+
+def asked_by_hand(*, drain_first: bool) -> tuple[World, str]:
+    """Somebody wrote the next role of a decode engine on its pod."""
+    world = World(small(prefill=1, decode=3, drain_first=drain_first))
+    world.run()
+    asked = min(name for name, pod in world.pods.items() if pod.role is Role.DECODE)
+    world._edit(asked, next_role=Role.PREFILL)
+    return world, asked
+
+
+def test_a_role_that_somebody_asked_for_by_hand_is_taken_and_kept() -> None:
+    world, asked = asked_by_hand(drain_first=False)
+    assert keeping(world) == (SetRole(asked, Role.DECODE, Role.PREFILL),)
+    assert world.roles() == {"prefill": 2, "decode": 2}
+    assert keeping(world) == ()
+
+
+def test_a_role_that_somebody_asked_for_by_hand_waits_for_the_drain_too() -> None:
+    world, asked = asked_by_hand(drain_first=True)
+    assert keeping(world) == (BeginRoleChange(asked, Role.DECODE, Role.PREFILL),)
+    assert keeping(world) == ()
+    world.settle(31.0)
+    assert keeping(world) == (SetRole(asked, Role.DECODE, Role.PREFILL),)
+
+
+def test_a_role_that_somebody_asked_for_by_hand_is_not_taken_where_the_spec_alone_says_who_serves_what() -> None:
+    world, asked = asked_by_hand(drain_first=False)
+    assert world.operate() == (SetRole(asked, Role.DECODE, Role.DECODE),)
+    assert world.roles() == {"prefill": 1, "decode": 3}

@@ -32,7 +32,8 @@ def serving_steps(
         if pod.role is role or _may_change(view, pod, role, list(working.values()), now):
             yield SetRole(name, pod.role, role)
             roles[name] = role
-        elif pod.next_role is not role:
+        elif pod.next_role is not role or pod.change_started is None:
+            # A role that was asked for by hand comes without the time.
             yield BeginRoleChange(name, pod.role, role)
     for name, pod in working.items():
         if roles[name] is not None and pod.serving is not True:
@@ -51,7 +52,7 @@ def _may_change(view: PoolView, pod: Pod, role: Role, working: list[Pod], now: f
     if pod.next_role is not role:
         return False
     since = pod.change_started
-    overdue = since is None or now - since >= view.drain_seconds
+    overdue = since is not None and now - since >= view.drain_seconds
     return overdue or is_idle_by_now(view, pod, since, now)
 
 
