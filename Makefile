@@ -69,7 +69,7 @@ test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on C
 
 .PHONY: verify
 verify: $(STAMP) lint types generate ## Lint, type-check, regenerate, and fail on any difference
-	@git diff --exit-code -- crds helm manifests docs/reference/metrics.md || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
+	@git diff --exit-code -- crds helm manifests docs/reference || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
 
 .PHONY: generate
 generate: $(STAMP) ## Regenerate everything that is made from code; needs helm
@@ -77,8 +77,18 @@ generate: $(STAMP) ## Regenerate everything that is made from code; needs helm
 	cp crds/paceline.dev_modeldeployments.yaml helm/paceline/files/modeldeployments.yaml
 	$(BIN)/python -m paceline.policy.resources.install > helm/paceline/files/rights.yaml
 	$(BIN)/python -m paceline.observability
+	$(BIN)/python -m tests.docs.reference
 	$(BIN)/python manifests/images/make.py
 	$(BIN)/python -m tests.helm.charts > manifests/install.yaml
+
+.PHONY: docs
+docs: $(OUT)/docs-venv/.installed ## Build the documentation as a site into out/site, with mkdocs in a venv of its own
+	NO_MKDOCS_2_WARNING=1 $(OUT)/docs-venv/bin/mkdocs build --strict --quiet -f docs/mkdocs/mkdocs.yml
+
+$(OUT)/docs-venv/.installed: docs/mkdocs/requirements.txt
+	$(PYTHON) -m venv $(OUT)/docs-venv
+	$(OUT)/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check -r docs/mkdocs/requirements.txt
+	@touch $@
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and the import contracts
