@@ -5,27 +5,20 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from paceline import __version__
-from paceline.cli import BUG, INTERRUPTED, command_line, run
+from paceline.cli import COMPLETE_ENV, EXTRAS, PLUGIN, command_line, run
+from paceline.cli.exit_codes import BUG, INTERRUPTED, MEANINGS
+from paceline.errors import PacelineError
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "manifests" / "samples" / "quickstart.yaml")
 Result = tuple[int, str, str]
-
-
-@pytest.fixture
-def paceline(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def call(*arguments: str) -> Result:
-        code = run(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def manifest(tmp_path: Path, old: str = "", new: str = "") -> str:
@@ -147,17 +140,86 @@ def test_every_command_explains_itself(paceline: Callable[..., Result], command:
     assert out.startswith(f"Usage: paceline {command}")
 
 
-def test_help_imports_nothing_heavy() -> None:
+HEAVY = {
+    "aiohttp", "httpx", "kopf", "kubernetes", "matplotlib", "msgspec", "numpy", "prometheus_client", "pydantic", "rich",
+    "uvloop", "yaml",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "zsh"], ["nonsense"]], ids=" ".join)
+def test_what_needs_no_cluster_and_no_file_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded_by(arguments) & HEAVY == set()
+
+
+def test_the_help_of_every_command_imports_nothing_heavy() -> None:
+    assert loaded_by(*([name, "--help"] for name in sorted(command_line.commands))) & HEAVY == set()
+
+
+def loaded_by(*runs: list[str]) -> set[str]:
+    """Packages that a program has imported after these runs."""
     code = (
         "import sys, json\n"
         "from paceline.cli import run\n"
-        "assert run(['up', '--help']) == 0\n"
+        f"for arguments in {list(runs)!r}: run(arguments)\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    loaded = set(json.loads(out.splitlines()[-1]))
-    heavy = {"pydantic", "matplotlib", "numpy", "aiohttp", "rich", "yaml", "msgspec", "kopf", "kubernetes", "uvloop"}
-    assert loaded & heavy == set()
+    return set(json.loads(out.splitlines()[-1]))
+
+
+def test_kubectl_runs_the_same_program_under_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--help"], name=PLUGIN) == 0
+    assert capsys.readouterr().out.startswith("Usage: kubectl paceline status [OPTIONS] [NAME]")
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(
+    paceline: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    code, _, err = paceline("status")
+    assert code == 2
+    assert err == "paceline: this command needs the package kubernetes: pip install 'paceline[operator]'.\n"
+
+
+def test_every_package_that_an_extra_brings_is_one_of_that_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        names = {requirement.partition(">")[0].partition(";")[0].replace("-", "_") for requirement in extras[extra]}
+        assert package in names
+
+
+def test_every_error_has_an_exit_code_that_is_documented() -> None:
+    def all_of(kind: type[PacelineError]) -> Iterator[type[PacelineError]]:
+        yield kind
+        for below in kind.__subclasses__():
+            yield from all_of(below)
+
+    assert {kind.exit_code for kind in all_of(PacelineError)} <= MEANINGS.keys()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_a_script_that_asks_this_program(paceline: Callable[..., Result], shell: str) -> None:
+    code, out, err = paceline("completion", shell)
+    assert (code, err) == (0, "")
+    assert f"{COMPLETE_ENV}={shell}_complete" in out
+
+
+def test_a_shell_that_asks_gets_commands_and_flags() -> None:
+    def completed(words: str) -> list[str]:
+        count = str(len(words.split(" ")) - 1)
+        asked = {**os.environ, COMPLETE_ENV: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+        program = "from paceline.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert completed("paceline st") == ["status"]
+    assert completed("paceline flip x --to ") == ["prefill", "decode"]
+
+
+@pytest.mark.parametrize("command", sorted(command_line.commands))
+def test_the_help_of_every_command_has_an_example(paceline: Callable[..., Result], command: str) -> None:
+    _, out, _ = paceline(command, "--help")
+    assert f"  paceline {command}" in out.partition("Examples:")[2]
 
 
 def test_an_interruption_has_the_exit_code_that_shells_expect(

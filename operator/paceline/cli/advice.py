@@ -36,7 +36,7 @@ class Problem(msgspec.Struct, frozen=True, rename="camel"):
     what: str
     reason: str
     seconds: float | None
-    """For how long the condition that says so has been as it is."""
+    """For how long the condition that says so has been as it is; None where none says it."""
     next: str
     command: str
     page: str
@@ -136,7 +136,7 @@ def problems_of(
     if silent_seconds is not None:
         what = f"No operator has said for {duration(silent_seconds)} that it lives: what stands here may be old."
         found[OPERATOR_SILENT] = Problem(
-            what, OPERATOR_SILENT, silent_seconds, "See whether an operator runs.", _CHECK, _OPERATOR
+            what, OPERATOR_SILENT, None, "See whether an operator runs.", _CHECK, _OPERATOR
         )
     seen, generation = (resource.get("status") or {}).get("observedGeneration"), metadata.get("generation")
     if seen != generation and OPERATOR_SILENT not in found:

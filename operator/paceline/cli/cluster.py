@@ -190,7 +190,7 @@ def _log_in(config: Any, configuration: Any, context: str | None) -> str:
         if context is None and _in_pod(config, configuration):
             return _account_namespace()
         raise ConfigError(
-            f"no cluster to ask: {error} Set KUBECONFIG to a kubeconfig that `kubectl get pods` works with."
+            f"no cluster to ask: {str(error).rstrip('.')}. Set KUBECONFIG to a kubeconfig that kubectl works with."
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"KUBECONFIG: {file} can't be used: {_words(error)}.") from None
@@ -250,7 +250,9 @@ def seconds_of(text: str | None) -> float | None:
 
 def _words(error: BaseException) -> str:
     """The last sentence of nested errors: the others repeat the address."""
-    inner: BaseException | None = getattr(error, "reason", None)
+    inner: object = getattr(error, "reason", None)
     if isinstance(inner, BaseException):
         return _words(inner)
+    if isinstance(error.__cause__, OSError) and error.__cause__.strerror:
+        return error.__cause__.strerror
     return (str(error).rpartition(": ")[2] or type(error).__name__).rstrip(".")

@@ -15,7 +15,13 @@ from paceline.cli.options import lease_namespace
 from paceline.errors import ConfigError
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline operator --namespace prod
+  paceline operator --prometheus-url http://prometheus.monitoring:9090 --gpu-quota 64
+"""
+)
 @click.option(
     "--namespace", metavar="NAME", envvar="PACELINE_NAMESPACE", help="Look after this one only. Default: all."
 )

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from paceline.planner.source import Router
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline planner deployment.yaml --router 10.0.0.7:8080 --router 10.0.0.8:8080
+  paceline planner deployment.yaml --router 127.0.0.1:8080 --looks 3
+"""
+)
 @click.argument("file")
 @click.option(
     "--router",

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from paceline.planner.recorder import Line
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline record --router 10.0.0.7:8080 --minutes 30 -o load.jsonl
+  paceline record seen/prod.chat.observations.jsonl -o load.jsonl
+"""
+)
 @click.argument("recording", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--router",

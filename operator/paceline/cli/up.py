@@ -33,7 +33,14 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
 """Exit codes after which nobody wants to read the logs in a temporary folder."""
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline up deployment.yaml
+  paceline up deployment.yaml --speed 4 --load shift --load-minutes 4 --once --report report.json
+  paceline up deployment.yaml --engine vllm --model-path ./model
+"""
+)
 @click.argument("file")
 @click.option(
     "--engine",

@@ -7,7 +7,13 @@ import click
 from paceline.errors import PacelineError
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  paceline validate deployment.yaml other.yaml
+  kubectl get modeldeployment chat -o yaml | paceline validate -
+"""
+)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def validate(files: tuple[str, ...]) -> int:
     """Check ModelDeployment manifests. Prints a line for each valid FILE, every problem of the others, and fails if
