@@ -32,7 +32,9 @@ def commands_of(text: str, *, prompted: bool) -> Iterator[list[str]]:
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         if prompted and not line.startswith("$ "):
             continue
-        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="|;&<>")
+        # What stands far right of a command is a remark on it, with a # or without.
+        command = re.split(r"\s{3,}", line.removeprefix("$ ").rstrip())[0]
+        lexer = shlex.shlex(command, posix=True, punctuation_chars="|;&<>")
         lexer.whitespace_split = True
         words: list[str] = []
         for word in [*lexer, ";"]:
@@ -41,10 +43,11 @@ def commands_of(text: str, *, prompted: bool) -> Iterator[list[str]]:
                 continue
             while words and re.match(r"^[A-Z_]+=", words[0]):
                 del words[0]
-            if words:
+            # A word in brackets is a synopsis, not a command.
+            if words and not any(word.startswith("[") for word in words):
                 words[0] = Path(words[0]).name
                 if words[0] in PROGRAMS:
-                    yield words
+                    yield [word.removesuffix("...") for word in words]
             words = []
 
 
