@@ -126,6 +126,12 @@ def test_commands_in_the_text_exist(page: Page) -> None:
         check(words, whole=False)
 
 
+@every_page
+def test_python_in_the_pages_compiles(page: Page) -> None:
+    for block in page.blocks("python"):
+        compile(block.text, f"{page.name}:{block.line}", "exec")
+
+
 def test_the_checks_find_commands_at_all() -> None:
     everywhere = [words for page in pages() for words in (*in_blocks(page), *in_text(page))]
     assert {words[0] for words in everywhere} == set(PROGRAMS)

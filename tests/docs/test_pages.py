@@ -90,6 +90,13 @@ def test_the_site_lists_every_page_once() -> None:
     )
 
 
+@pytest.mark.parametrize("folder", ["decisions", "operations/runbooks"])
+def test_the_page_of_a_folder_leads_to_all_pages_in_it(folder: str) -> None:
+    index = Page(DOCS / folder / "README.md")
+    beside = {path.name for path in index.path.parent.glob("*.md")} - {"README.md"}
+    assert beside <= {link.target for link in index.links()}
+
+
 def test_the_failure_modes_name_a_test_in_every_row() -> None:
     page = Page(DOCS / "operations" / "failure-modes.md")
     rows = [line for line in page.prose.splitlines() if line.startswith("| ") and not line.startswith("| What fails")]
