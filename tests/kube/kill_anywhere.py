@@ -25,7 +25,7 @@ from paceline.api import labels
 from paceline.api.labels import GROUP, PLURAL, VERSION
 from paceline.policy.resources import install
 from tests.api.documents import ROOT
-from tests.kube.client import Kube, condition, connect
+from tests.kube.client import Kube, Manifest, condition, connect
 from tests.kube.cluster import api_server
 from tests.kube.kubelet import Kubelet
 from tests.kube.operators import Operator, start
@@ -141,16 +141,11 @@ class Seed:
         )
 
     def _strays(self) -> list[str]:
-        """Engines that are older than the workload of their template: they go with the one that was deleted."""
-        made = {
-            one["metadata"]["labels"].get(labels.TEMPLATE): one["metadata"]["creationTimestamp"]
-            for one in self.scene.children("Deployment")
-        }
-        return [
-            pod["metadata"]["name"]
-            for pod in self.scene.pods()
-            if pod["metadata"]["creationTimestamp"] < made.get(pod["metadata"]["labels"][labels.TEMPLATE], "")
-        ]
+        """Engines of a workload that was deleted: they go with it, and it takes a while until they are told."""
+        workloads = {one["metadata"]["uid"] for one in self.scene.children("Deployment")}
+        sets = self.scene.kube.items(f"/apis/apps/v1/namespaces/{self.scene.namespace}/replicasets")
+        kept = {one["metadata"]["uid"] for one in sets if _owners(one) & workloads}
+        return [pod["metadata"]["name"] for pod in self.scene.pods() if not _owners(pod) & kept]
 
     def _wanted(self) -> dict[str, int]:
         pools = self.scene.manifest["spec"]["pools"]
@@ -175,6 +170,10 @@ class Seed:
         assert len(templates) == 1, f"seed {self.seed}: engines of {templates}"
         for pod in self.scene.pods():
             assert labels.DRAIN not in pod["metadata"].get("annotations", {}), pod["metadata"]
+
+
+def _owners(manifest: Manifest) -> set[str]:
+    return {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ())}
 
 
 def _counts(scene: Scene, dice: random.Random) -> None:
