@@ -125,7 +125,7 @@ def test_an_operator_that_is_silent_is_named_before_anything_else(cluster: FakeC
     assert "No operator" not in paceline("status", NAME)[1]
     lease(cluster, ago=300)
     _, out, _ = paceline("status", NAME)
-    assert out.splitlines()[1] == "! No operator has said for 5m that it lives: what stands here may be old."
+    assert out.splitlines()[1] == "note: No operator has said for 5m that it lives: what stands here may be old."
     assert out.splitlines()[3] == "  $ paceline check"
     assert importlib.import_module("paceline.cli.status").LEASE == LEASE
 
@@ -133,9 +133,19 @@ def test_an_operator_that_is_silent_is_named_before_anything_else(cluster: FakeC
 def test_a_change_that_the_operator_has_not_seen_is_named(cluster: FakeCluster, paceline: Command) -> None:
     cluster.deployment(NAME, spec=spec(), status=ready_status(), generation=2)
     assert (
-        "! The operator has not seen the last change of the spec (generation 2, seen: 1)."
+        "note: The operator has not seen the last change of the spec (generation 2, seen: 1)."
         in paceline("status", NAME)[1]
     )
+
+
+def test_a_kind_that_the_cluster_does_without_is_no_trouble_while_all_is_ready(
+    cluster: FakeCluster, paceline: Command
+) -> None:
+    for base, told in ((ready_status(), False), (not_ready("EnginesMissing", "0 of 2"), True)):
+        missing = condition("Progressing", "False", "KindMissing", "The cluster has no PodMonitor.")
+        base["conditions"] = [missing if one["type"] == "Progressing" else one for one in base["conditions"]]
+        cluster.deployment(NAME, spec=spec(), status=base)
+        assert ("$ kubectl api-resources" in paceline("status", NAME)[1]) is told
 
 
 def test_a_deployment_that_nobody_has_looked_at_is_not_ready(cluster: FakeCluster, paceline: Command) -> None:

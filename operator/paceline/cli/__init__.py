@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from paceline import __version__
+from paceline.cli.bench import bench
 from paceline.cli.calibrate import calibrate
 from paceline.cli.check import check
 from paceline.cli.completion import completion
@@ -61,6 +62,7 @@ def command_line() -> None:
     """Serve language models on vLLM, split into prefill and decode, at a latency objective."""
 
 
+command_line.add_command(bench)
 command_line.add_command(calibrate)
 command_line.add_command(check)
 command_line.add_command(completion)

@@ -144,9 +144,13 @@ def problems_of(
         found[NOT_SEEN] = Problem(
             what, NOT_SEEN, None, "Wait a moment; if it stays, see whether an operator runs.", _CHECK, _OPERATOR
         )
+    conditions = tuple(conditions)
+    ready = any((kind, status) == ("Ready", "True") for kind, status, *_ in conditions)
     for kind, status, reason, message, seconds in conditions:
         if _is_fine(kind, status) or reason not in set(Reason) or reason in found:
             continue
+        if ready and reason == Reason.KIND_MISSING:
+            continue  # such as PodMonitor: many clusters do well without
         advice = ADVICE.get(Reason(reason))
         if advice is not None:
             what = message or f"{kind} is {status}: {reason}."

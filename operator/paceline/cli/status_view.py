@@ -61,7 +61,9 @@ def _parts(one: Overview) -> Iterator[RenderableType]:
         yield Text(one.message, style="red")
     for problem in one.problems:
         since = "" if problem.seconds is None else f" (for {duration(problem.seconds)})"
-        yield Text(f"! {problem.what}{since}", style="bold red")
+        # A deployment that serves does not cry wolf.
+        mark, style = ("note:", "yellow") if one.ready else ("!", "bold red")
+        yield Text(f"{mark} {problem.what}{since}", style=style)
         yield Text(f"  {problem.next}\n  $ {problem.command}\n  see {problem.page}")
     yield Text()
     yield from _facts(one)
