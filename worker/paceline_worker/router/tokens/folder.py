@@ -103,7 +103,7 @@ def _tokenizer(folder: Path, config: Json, special: Mapping[str, Any]) -> Tokeni
         raise ConfigError(f"{file} does not exist; exact tokens need it.") from None
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # what this library refuses, it refuses with a bare Exception
+    except Exception as error:  # root of foreign code: what it refuses, it refuses with a bare Exception
         if type(error) is not Exception:
             raise
         raise ConfigError(f"{file} is not a tokenizer: {error}") from None
