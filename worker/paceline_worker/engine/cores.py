@@ -1,8 +1,8 @@
 """Lets several CPU engines share a machine. Called by the worker when its engine is ready.
 
 vLLM makes two choices for an engine that has its cores to itself: its NIXL connector pins each worker process to the
-last core of a NUMA node, and NIXL polls for transfers in a thread that never sleeps. Two engines then share one core, and
-threads that never end their turn keep others off both. The other half of the cure is ``vllm_plugin.py``;
+last core of a NUMA node, and NIXL polls for transfers in a thread that never sleeps. Two engines then share one core,
+and threads that never end their turn keep others off both. The other half of the cure is ``vllm_plugin.py``;
 docs/decisions/0033-cpu-engines-share-cores.md has the reasons and the figures.
 """
 
