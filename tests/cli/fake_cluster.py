@@ -44,6 +44,8 @@ class FakeCluster:
         """What every request is answered with, in place of the objects."""
         self.reacts: Callable[[], None] = lambda: None
         self.crd = True
+        self.tokens: set[str] = set()
+        """Who has asked."""
         self._version = 0
 
     def kubeconfig(self, folder: Path, *, namespace: str | None = NAMESPACE) -> Path:
@@ -104,6 +106,8 @@ class FakeCluster:
             self.reacts()
 
     def _get(self, path: str, query: dict[str, list[str]]) -> tuple[int, Json]:
+        if path == MODELS:
+            return 200, {"resources": [{"name": labels.PLURAL}]}
         if path in self.objects:
             return 200, self.objects[path]
         last = path.rpartition("/")[2]
@@ -143,6 +147,7 @@ def fake_cluster() -> Iterator[FakeCluster]:
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            cluster.tokens.add(self.headers["authorization"])
             status, document = cluster.answer(self.command, self.path, body)
             content = json.dumps(document).encode()
             self.send_response_only(status)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from paceline.cli import run
 from paceline.cli.decisions import lines_of
 from paceline.planner.recorder import Recorder
 from paceline.simulator.cluster import Targets
 from paceline.traces.recording import read_recording
+from tests.cli.conftest import Command
+from tests.cli.fake_cluster import FakeCluster
 from tests.planner.world import World, elastic, traffic
 
 RESOURCE: dict[str, Any] = {
@@ -66,6 +69,19 @@ def test_a_local_run_is_explained_from_its_folder(tmp_path: Path, capsys: pytest
     assert "the last look:\n  Keep 2 prefill and 3 decode." in capsys.readouterr().out
     assert run(["explain", "--run-dir", str(tmp_path), "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["roles"]["decode"]["desired"] == 3
+    assert run(["explain", "--run-dir", str(tmp_path), "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["roles"]["decode"]["desired"] == 3
+
+
+def test_a_deployment_is_explained_from_the_cluster_that_kubectl_talks_to(
+    cluster: FakeCluster, paceline: Command
+) -> None:
+    cluster.deployment("chat", spec=RESOURCE["spec"], status=RESOURCE["status"])
+    code, out, _ = paceline("explain", "chat")
+    assert (code, out.splitlines()) == (0, list(lines_of(RESOURCE, most=3)))
+    code, _, err = paceline("explain", "chat", "--context", "there")
+    assert code == 6
+    assert "There is one in prod: use -n prod." in err
 
 
 @pytest.mark.parametrize(

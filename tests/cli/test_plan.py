@@ -75,6 +75,17 @@ def test_a_budget_that_is_too_small_ends_with_the_exit_code_of_what_is_not_fine(
     assert "Nothing within the GPU budget" in capsys.readouterr().out
 
 
+def test_standard_output_is_the_manifest_or_all_fleets_alone_where_programs_read_it(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(files, "-o", "yaml") == 0
+    out, err = capsys.readouterr()
+    assert load(out, "standard output").metadata.name == "plan"
+    assert "Worth having on" in err
+    assert plan(files, "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["best"]["meets_objective"]
+
+
 def test_an_unknown_profile_is_refused_with_the_known_ones(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,9 +8,12 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from paceline.cli import run
 from paceline.traces.generate import ConversationShape, generate_conversations
@@ -70,6 +73,15 @@ def test_the_report_has_a_row_for_each_policy_in_the_order_asked_for(
     printed = capsys.readouterr().out
     assert "static-best" in printed
     assert "requests/s" in printed
+
+
+@pytest.mark.parametrize(("output", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_programs_get_the_report_on_standard_output(
+    manifest: Path, trace: Path, capsys: pytest.CaptureFixture[str], output: str, read: Callable[[str], Any]
+) -> None:
+    common = ("--trace", trace, "--trace-format", "paceline", "--policy", "static-best")
+    assert simulate(manifest, *common, "-o", output) == 0
+    assert [policy["policy"] for policy in read(capsys.readouterr().out)["policies"]] == ["static-best"]
 
 
 def test_the_same_seed_writes_the_same_policies(manifest: Path, trace: Path, tmp_path: Path) -> None:

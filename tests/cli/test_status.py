@@ -25,6 +25,7 @@ def test_a_deployment_that_is_well_says_so_and_what_it_consists_of(cluster: Fake
     ready_deployment(cluster)
     code, out, err = paceline("status", NAME)
     assert (code, err) == (0, "")
+    assert cluster.tokens == {"Bearer secret-token"}
     assert out.startswith("prod/chat  Qwen/Qwen3-32B  ready for 10m\n")
     words = out.split()
     assert "!" not in words

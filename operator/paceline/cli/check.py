@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from paceline.cli.exit_codes import FINE, NOT_FINE
-from paceline.cli.options import TABLE, lease_namespace, output_format
+from paceline.cli.options import TABLE, context, lease_namespace, output_format
 
 
 @click.command(
@@ -17,6 +17,7 @@ Examples:
   paceline check --lease-namespace my-namespace --timeout-seconds 5 -o json
 """
 )
+@context
 @lease_namespace
 @click.option(
     "--timeout-seconds",
@@ -26,7 +27,7 @@ Examples:
     help="How long it may take until all is well.",
 )
 @output_format
-def check(lease_namespace: str, timeout_seconds: int, output: str) -> int:
+def check(context: str | None, lease_namespace: str, timeout_seconds: int, output: str) -> int:
     """Ask the cluster whether it serves ModelDeployments and an operator leads. Exits with 1 and says what is wrong."""
     import asyncio
 
@@ -42,7 +43,7 @@ def check(lease_namespace: str, timeout_seconds: int, output: str) -> int:
 
     problem = None
     try:
-        asyncio.run(_check(lease_namespace, timeout_seconds, say))
+        asyncio.run(_check(context, lease_namespace, timeout_seconds, say))
     except NotInstalled as error:
         if output == TABLE:
             raise
@@ -52,16 +53,14 @@ def check(lease_namespace: str, timeout_seconds: int, output: str) -> int:
     return FINE if problem is None else NOT_FINE
 
 
-async def _check(namespace: str, timeout_seconds: int, say: Callable[[str], None]) -> None:
-    import kopf
-
+async def _check(context: str | None, namespace: str, timeout_seconds: int, say: Callable[[str], None]) -> None:
+    from paceline.cli.cluster import Cluster
     from paceline.clock import WallClock
     from paceline.controller.api import KubeApi
     from paceline.controller.check import check_installation
-    from paceline.controller.login import log_in
     from paceline.controller.metrics import OperatorMetrics
 
-    api = KubeApi(lambda: log_in(kopf.OperatorSettings()), OperatorMetrics())
+    api = KubeApi(Cluster(WallClock(), context=context).connection, OperatorMetrics())
     try:
         await check_installation(api, namespace=namespace, timeout_seconds=timeout_seconds, clock=WallClock(), say=say)
     finally:

@@ -1,4 +1,4 @@
-"""What commands ask a Kubernetes cluster, and the little that they write. Called by status, explain, drain and flip.
+"""What commands ask a Kubernetes cluster, and the little that they write. Called by every command that asks one.
 
 Credentials come from the kubeconfig as kubectl reads it, plug-ins that fetch tokens included, which is why this is not
 the operator's client. Every request ends in an answer or in a sentence that says what to do.
@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from paceline.api import labels
 from paceline.clock import Clock
 from paceline.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    import kopf
 
 Json = dict[str, Any]
 
@@ -60,6 +63,23 @@ class Cluster:
     def now(self) -> float:
         """Seconds since the epoch by the server's clock, as of its last answer: ages are right whatever our clock."""
         return self._clock.wall() if self._now is None else self._now
+
+    def connection(self) -> kopf.ConnectionInfo:
+        """The same address and credentials for the operator's own client, with a token that is fresh now."""
+        import kopf
+
+        found = self._api.configuration
+        scheme, _, token = str(found.auth_settings().get("BearerToken", {}).get("value") or "").rpartition(" ")
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+            proxy_url=found.proxy,
+        )
 
     def deployment(self, name: str) -> Json:
         """A ModelDeployment. Raises Missing with the names of those that there are."""

@@ -23,6 +23,8 @@ STYLES: Final = {
     "failed": "bold red",
 }
 LABEL_WIDTH: Final = 11
+SHOWN_READY: Final = 20
+"""Engines in service that have a line; others always have one."""
 
 
 def render(overview: Overview) -> RenderableType:
@@ -120,7 +122,9 @@ def _roles(one: Overview) -> Table:
 
 def _pods(title: str, lines: Sequence[EngineLine], *, roles: bool) -> Table:
     table = _table(title, *(("ROLE",) if roles else ()), "STATE", "NODE", "AGE", "RESTARTS", "WAITS FOR")
-    for one in lines:
+    others = [one for one in lines if one.state != "ready"]
+    ready = [one for one in lines if one.state == "ready"]
+    for one in (*others, *ready[:SHOWN_READY]):
         table.add_row(
             one.pod,
             *((one.role,) if roles else ()),
@@ -130,6 +134,8 @@ def _pods(title: str, lines: Sequence[EngineLine], *, roles: bool) -> Table:
             str(one.restarts),
             one.waits_for,
         )
+    if len(ready) > SHOWN_READY:
+        table.add_row(Text(f"and {len(ready) - SHOWN_READY} more in service", style="dim"))
     return table
 
 
