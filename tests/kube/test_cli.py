@@ -73,6 +73,18 @@ def test_status_says_of_an_engine_without_a_node_what_is_missing_and_where_to_lo
     assert all(one["waitsFor"].startswith("Unschedulable: 0/") for one in found["engines"])
 
 
+@pytest.mark.parametrize("who", ["kubeconfig", "operator_account"], ids=["certificate", "token"])
+def test_check_finds_the_operator_with_whatever_credentials_a_kubeconfig_holds(
+    paceline: Command, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, who: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(request.getfixturevalue(who)))
+    code, out, err = paceline("check", "--timeout-seconds", "30")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "modeldeployments.paceline.dev is served"
+    assert out.splitlines()[1].endswith(" leads")
+    assert paceline("status", "-A")[0] in {0, 1}
+
+
 def test_a_drained_engine_goes_in_the_usual_order_under_load_and_no_request_is_lost(
     kube: Kube, kubelet: Kubelet, namespace: str, paceline: Command
 ) -> None:

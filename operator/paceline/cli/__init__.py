@@ -37,6 +37,9 @@ COMPLETE_ENV: Final = "_PACELINE_COMPLETE"
 """By which shells ask for completions; see :mod:`paceline.cli.completion`."""
 PROGRAM: Final = "paceline"
 PLUGIN: Final = "kubectl paceline"
+NAME_WIDTH: Final = 10
+SHORT_HELP: Final = 70
+"""Characters of a command's line in the help."""
 EXTRAS: Final = {
     "aiohttp": "router",
     "httptools": "router",
@@ -52,7 +55,32 @@ EXTRAS: Final = {
 """Packages that the base install leaves out, and the extra of ours that brings them."""
 
 
+SECTIONS: Final = {
+    "On this machine": (up, bench, validate),
+    "In a cluster": (status, explain, drain, flip, planner, check),
+    "Before you buy": (plan, simulate, record, calibrate),
+    "What pods run": (operator,),
+    "Shells": (completion,),
+}
+"""Commands by what people want, in the order of the help."""
+
+
+class Sections(click.Group):
+    """A group whose help has its commands by section."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's own
+        """See click.Group."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                # One width for all sections, so that they line up.
+                formatter.write_dl(
+                    [(f"{command.name:{NAME_WIDTH}}", command.get_short_help_str(SHORT_HELP)) for command in commands]
+                )
+
+
 @click.group(
+    cls=Sections,
+    commands=[command for commands in SECTIONS.values() for command in commands],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes are the same everywhere: 0 fine, 1 what was asked about is not fine, 2 wrong input, 6 no "
     "cluster; all of them are in docs/reference/cli.md. Each command's --help has examples.",
@@ -60,23 +88,6 @@ EXTRAS: Final = {
 @click.version_option(__version__, prog_name=PROGRAM)
 def command_line() -> None:
     """Serve language models on vLLM, split into prefill and decode, at a latency objective."""
-
-
-command_line.add_command(bench)
-command_line.add_command(calibrate)
-command_line.add_command(check)
-command_line.add_command(completion)
-command_line.add_command(drain)
-command_line.add_command(explain)
-command_line.add_command(flip)
-command_line.add_command(operator)
-command_line.add_command(plan)
-command_line.add_command(planner)
-command_line.add_command(record)
-command_line.add_command(simulate)
-command_line.add_command(status)
-command_line.add_command(up)
-command_line.add_command(validate)
 
 
 def main() -> None:

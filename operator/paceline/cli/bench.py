@@ -27,12 +27,13 @@ ASK_SECONDS: Final = 10.0
 
 
 @click.command(
+    short_help="Load an endpoint that serves already, and report.",
     epilog="""\b
 Examples:
   paceline bench http://127.0.0.1:8000 --minutes 1
   paceline bench https://chat.example.com --model Qwen/Qwen3-32B --load agents --ttft 1000 --itl 40
   paceline bench http://127.0.0.1:8000 --load mooncake:trace.jsonl --rate-scale 0.5 -o json
-"""
+""",
 )
 @click.argument("url")
 @click.option("--model", help="Name that the endpoint knows it by. Default: the first that it serves.")

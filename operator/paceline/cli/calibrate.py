@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Measure engines, and write a profile of them.",
     epilog="""\b
 Examples:
   paceline calibrate --endpoint http://127.0.0.1:8000 --accelerator h200 --tensor-parallel 2 -o mine.toml
   paceline calibrate points.csv --like qwen3-32b-h200-tp2 -o mine.toml
-"""
+""",
 )
 @click.argument("points_file", metavar="[POINTS]", required=False, type=click.Path(path_type=Path))
 @click.option("--endpoint", metavar="URL", help="Measure this OpenAI-compatible engine, which must be idle.")

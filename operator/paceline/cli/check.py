@@ -11,11 +11,12 @@ from paceline.cli.options import TABLE, context, lease_namespace, output_format
 
 
 @click.command(
+    short_help="Is Paceline installed in the cluster, and alive?",
     epilog="""\b
 Examples:
   paceline check
   paceline check --lease-namespace my-namespace --timeout-seconds 5 -o json
-"""
+""",
 )
 @context
 @lease_namespace

@@ -8,12 +8,13 @@ from paceline.cli.exit_codes import FINE
 
 
 @click.command(
+    short_help="Print what a shell needs to complete commands.",
     epilog="""\b
 Examples:
   source <(paceline completion bash)                             bash 4.4 or newer, in ~/.bashrc
   source <(paceline completion zsh)                              in ~/.zshrc, after compinit
   paceline completion fish > ~/.config/fish/completions/paceline.fish
-"""
+""",
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context

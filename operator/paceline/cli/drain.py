@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Have an engine finish its work and be replaced.",
     epilog="""\b
 Examples:
   paceline drain chat-flexible-6d5c-x7k2p -n prod
   paceline drain chat-flexible-6d5c-x7k2p --no-wait
-"""
+""",
 )
 @click.argument("pod")
 @cluster_options

@@ -28,13 +28,14 @@ COLUMNS: Final = ("engine", "role", "matched tokens", "worth", "queue", "compute
 
 
 @click.command(
+    short_help="Why so many engines; why a request goes where it goes.",
     epilog="""\b
 Examples:
   paceline explain chat -n prod                        the last three decisions
   paceline explain chat --last 10 -o json
   paceline explain --run-dir /tmp/run                  of a `paceline up`
   paceline explain --request body.json --router http://127.0.0.1:8000
-"""
+""",
 )
 @click.argument("name", required=False)
 @cluster_options

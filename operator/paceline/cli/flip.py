@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Have a running engine serve the other role.",
     epilog="""\b
 Examples:
   paceline flip chat-flexible-6d5c-x7k2p --to decode -n prod
-"""
+""",
 )
 @click.argument("pod")
 @click.option("--to", "role", type=click.Choice(["prefill", "decode"]), required=True, help="The role that it takes.")

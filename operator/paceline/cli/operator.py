@@ -16,11 +16,12 @@ from paceline.errors import ConfigError
 
 
 @click.command(
+    short_help="Keep a cluster true to its ModelDeployments.",
     epilog="""\b
 Examples:
   paceline operator --namespace prod
   paceline operator --prometheus-url http://prometheus.monitoring:9090 --gpu-quota 64
-"""
+""",
 )
 @click.option(
     "--namespace", metavar="NAME", envvar="PACELINE_NAMESPACE", help="Look after this one only. Default: all."

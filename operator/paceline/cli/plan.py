@@ -23,12 +23,13 @@ NEARLY: Final = 0.9
 
 
 @click.command(
+    short_help="Find the cheapest fleet that meets the objective.",
     epilog="""\b
 Examples:
   paceline plan deployment.yaml --trace load.jsonl --plot front.png
   paceline plan deployment.yaml --trace load.jsonl --max-gpus 16 --manifest planned.yaml
   paceline plan deployment.yaml --trace load.jsonl -o yaml | kubectl apply -f -
-"""
+""",
 )
 @click.argument("file")
 @trace_options

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Say what the planner would do; change nothing.",
     epilog="""\b
 Examples:
   paceline planner deployment.yaml --router 10.0.0.7:8080 --router 10.0.0.8:8080
   paceline planner deployment.yaml --router 127.0.0.1:8080 --looks 3
-"""
+""",
 )
 @click.argument("file")
 @click.option(

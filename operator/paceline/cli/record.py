@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Keep what arrives at routers as a trace.",
     epilog="""\b
 Examples:
   paceline record --router 10.0.0.7:8080 --minutes 30 -o load.jsonl
   paceline record seen/prod.chat.observations.jsonl -o load.jsonl
-"""
+""",
 )
 @click.argument("recording", required=False, type=click.Path(path_type=Path))
 @click.option(

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from paceline.cli import PROGRAM, command_line
+from paceline.cli import PROGRAM, SECTIONS, command_line
 from paceline.cli.exit_codes import MEANINGS
 
 HEAD: Final = """# Command line
@@ -27,9 +27,6 @@ shell needs to complete commands and flags.
 - An error is a sentence on standard error that names what is wrong and what would be right. `PACELINE_DEBUG=1` adds the
   traceback of a bug.
 """
-
-LONGEST_SUMMARY: Final = 400
-"""Characters of a command's first sentence."""
 
 
 def render() -> str:
@@ -47,13 +44,14 @@ def _exit_codes() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
-    yield "| Command | |\n|---|---|"
-    commands = {name: command_line.commands[name] for name in sorted(command_line.commands)}
-    for name, command in commands.items():
-        yield f"| [`{name}`](#{PROGRAM}-{name}) | {command.get_short_help_str(limit=LONGEST_SUMMARY)} |"
+    yield "| | Command | |\n|---|---|---|"
+    for title, commands in SECTIONS.items():
+        for number, command in enumerate(commands):
+            first = "" if number else title
+            yield f"| {first} | [`{command.name}`](#{PROGRAM}-{command.name}) | {command.short_help} |"
     yield ""
-    for name, command in commands.items():
-        yield from _command(name, command)
+    for name in sorted(command_line.commands):
+        yield from _command(name, command_line.commands[name])
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:

@@ -18,12 +18,13 @@ DEFAULT_POLICIES = "planner,static-best,threshold"
 
 
 @click.command(
+    short_help="Compare scaling policies on a trace.",
     epilog="""\b
 Examples:
   paceline simulate deployment.yaml --trace load.jsonl
   paceline simulate deployment.yaml --trace conversation --minutes 10 --policy planner,static-best,hpa
   paceline simulate deployment.yaml --trace load.jsonl --plot out.png -o json
-"""
+""",
 )
 @click.argument("file")
 @trace_options

@@ -28,6 +28,7 @@ SILENT_FACTOR: Final = 3.0
 
 
 @click.command(
+    short_help="What is there, what it does now and why, what is wrong.",
     epilog="""\b
 Examples:
   paceline status                       every deployment of the namespace
@@ -35,7 +36,7 @@ Examples:
   paceline status chat -n prod          one, in full
   paceline status chat --watch          again every two seconds
   paceline status chat -o json | jq .problems
-"""
+""",
 )
 @click.argument("name", required=False)
 @cluster_options

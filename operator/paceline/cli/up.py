@@ -34,12 +34,13 @@ LOGS_NOT_NEEDED = frozenset({0, 130})
 
 
 @click.command(
+    short_help="Serve a ModelDeployment on this machine.",
     epilog="""\b
 Examples:
   paceline up deployment.yaml
   paceline up deployment.yaml --speed 4 --load shift --load-minutes 4 --once --report report.json
   paceline up deployment.yaml --engine vllm --model-path ./model
-"""
+""",
 )
 @click.argument("file")
 @click.option(

@@ -8,11 +8,12 @@ from paceline.errors import PacelineError
 
 
 @click.command(
+    short_help="Check manifests, without a cluster.",
     epilog="""\b
 Examples:
   paceline validate deployment.yaml other.yaml
   kubectl get modeldeployment chat -o yaml | paceline validate -
-"""
+""",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def validate(files: tuple[str, ...]) -> int:
