@@ -204,18 +204,6 @@ def test_a_shell_gets_a_script_that_asks_this_program(paceline: Callable[..., Re
     assert f"{COMPLETE_ENV}={shell}_complete" in out
 
 
-def test_a_shell_that_asks_gets_commands_and_flags() -> None:
-    def completed(words: str) -> list[str]:
-        count = str(len(words.split(" ")) - 1)
-        asked = {**os.environ, COMPLETE_ENV: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
-        program = "from paceline.cli import main; main()"
-        done = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
-        return [line.partition(",")[2] for line in done.stdout.splitlines()]
-
-    assert completed("paceline st") == ["status"]
-    assert completed("paceline flip x --to ") == ["prefill", "decode"]
-
-
 @pytest.mark.parametrize("command", sorted(command_line.commands))
 def test_the_help_of_every_command_has_an_example(paceline: Callable[..., Result], command: str) -> None:
     _, out, _ = paceline(command, "--help")

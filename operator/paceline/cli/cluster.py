@@ -45,7 +45,14 @@ class Missing(ClusterError):
 class Cluster:
     """One API server. Requests block. Raises ConfigError where there is no way to one."""
 
-    def __init__(self, clock: Clock, *, context: str | None = None, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        context: str | None = None,
+        namespace: str | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
         import kubernetes
 
         # The package has no types.
@@ -57,6 +64,7 @@ class Cluster:
         """The one that is meant."""
         self._api: Any = self._client.ApiClient(configuration)
         self._clock = clock
+        self._request_seconds = request_seconds
         self._now: float | None = None
 
     @property
@@ -180,7 +188,7 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         try:
-            answer = api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            answer = api.call_api(*request, _request_timeout=self._request_seconds)
             content = answer.read()
         except (HTTPError, OSError) as error:
             server = api.configuration.host

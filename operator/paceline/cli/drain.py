@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from paceline.cli.exit_codes import FINE
+from paceline.cli.names import engine_names
 from paceline.cli.options import cluster_options
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Examples:
   paceline drain chat-flexible-6d5c-x7k2p --no-wait
 """,
 )
-@click.argument("pod")
+@click.argument("pod", shell_complete=engine_names)
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the pod is gone, or at once.")
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from paceline.cli.names import deployment_names
 from paceline.cli.options import TABLE, cluster_options, output_format
 from paceline.errors import ConfigError, EngineError
 
@@ -37,7 +38,7 @@ Examples:
   paceline explain --request body.json --router http://127.0.0.1:8000
 """,
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=deployment_names)
 @cluster_options
 @click.option(
     "--run-dir",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from paceline.cli.exit_codes import FINE
+from paceline.cli.names import engine_names
 from paceline.cli.options import cluster_options
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Examples:
   paceline flip chat-flexible-6d5c-x7k2p --to decode -n prod
 """,
 )
-@click.argument("pod")
+@click.argument("pod", shell_complete=engine_names)
 @click.option("--to", "role", type=click.Choice(["prefill", "decode"]), required=True, help="The role that it takes.")
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it serves that role, or at once.")

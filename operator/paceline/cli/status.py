@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from paceline.cli.exit_codes import FINE, NOT_FINE
+from paceline.cli.names import deployment_names
 from paceline.cli.options import TABLE, cluster_options, lease_namespace, output_format
 from paceline.errors import ClusterError
 
@@ -38,7 +39,7 @@ Examples:
   paceline status chat -o json | jq .problems
 """,
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=deployment_names)
 @cluster_options
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="Without NAME: of all namespaces.")
 @click.option("-w", "--watch", is_flag=True, help="Look again and again until Ctrl-C.")
