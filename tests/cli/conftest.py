@@ -14,6 +14,13 @@ Result = tuple[int, str, str]
 Command = Callable[..., Result]
 
 
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What whoever runs the tests wants of colours does not matter."""
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def paceline(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a command: its exit code, and what it printed to standard output and standard error."""

@@ -282,6 +282,53 @@ def test_watching_prints_what_has_changed_until_it_is_interrupted(
     assert [head.split()[2] for head in heads] == ["ready", "NOT"]
 
 
+def test_watching_on_a_terminal_goes_on_while_the_server_does_not_answer(
+    cluster: FakeCluster, paceline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    ready_deployment(cluster)
+    refusals = iter([(500, {"message": "etcd is gone"}), None])
+
+    def sleep(_: float) -> None:
+        try:
+            cluster.refusal = next(refusals)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    code, out, _ = paceline("status", NAME, "--watch")
+    assert code == 130
+    assert "etcd is gone. What follows is what was seen last." in " ".join(out.split())
+    assert out.rindex("ready for 10m") > out.rindex("etcd is gone")
+
+
+def test_colours_are_for_terminals_that_want_them(
+    cluster: FakeCluster, paceline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_deployment(cluster)
+    assert "\x1b[" not in paceline("status", NAME)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[1;32m" in paceline("status", NAME)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[1;32m" not in paceline("status", NAME)[1]
+
+
+def test_of_many_engines_in_service_some_have_a_line_and_of_the_others_all(
+    cluster: FakeCluster, paceline: Command
+) -> None:
+    ready_deployment(cluster)
+    for number in range(30):
+        engine(cluster, f"chat-many-{number:02d}", "decode")
+        engine(cluster, f"chat-slow-{number:02d}", None, ready=False)
+    _, out, _ = paceline("status", NAME)
+    rows = [line.split() for line in out.splitlines()]
+    assert sum(row[2:3] == ["starting"] for row in rows) == 30
+    assert sum(row[1:3] in (["decode", "ready"], ["prefill", "ready"]) for row in rows) == 20
+    assert "and 13 more in service" in out
+
+
 def test_a_name_and_all_namespaces_exclude_each_other(paceline: Command) -> None:
     code, _, err = paceline("status", NAME, "-A")
     assert code == 2

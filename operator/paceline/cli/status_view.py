@@ -107,7 +107,7 @@ def _facts(one: Overview) -> Iterator[Text]:
     )
     for label, text in facts:
         if text:
-            yield Text(f"{label:{LABEL_WIDTH}}", style="dim") + Text(text, style="default")
+            yield Text.assemble((f"{label:{LABEL_WIDTH}}", "dim"), text)
 
 
 def _roles(one: Overview) -> Table:
