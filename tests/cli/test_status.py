@@ -259,6 +259,7 @@ def test_without_a_kubeconfig_it_says_what_it_needs(paceline: Command, monkeypat
     code, _, err = paceline("status")
     assert code == 2
     assert "Set KUBECONFIG to a kubeconfig" in err
+    assert "A `paceline up` shows its state itself" in err
 
 
 def test_watching_prints_what_has_changed_until_it_is_interrupted(

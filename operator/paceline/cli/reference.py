@@ -23,6 +23,8 @@ shell needs to complete commands and flags.
 
 - `-o json` and `-o yaml` print a document on standard output; what is said besides goes to standard error.
 - `-n` and `--context` mean what they mean to kubectl. Commands that ask a cluster read the same kubeconfig.
+- `status` and `explain` need the rights to get and list modeldeployments, pods and events; without events, or without
+  the operator's Lease, `status` says less. `drain` and `flip` need to patch pods as well.
 - Colours appear on terminals only, and nowhere with `NO_COLOR` set.
 - An error is a sentence on standard error that names what is wrong and what would be right. `PACELINE_DEBUG=1` adds the
   traceback of a bug.

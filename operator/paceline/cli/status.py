@@ -14,7 +14,7 @@ import click
 from paceline.cli.exit_codes import FINE, NOT_FINE
 from paceline.cli.names import deployment_names
 from paceline.cli.options import TABLE, cluster_options, lease_namespace, output_format
-from paceline.errors import ClusterError
+from paceline.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,7 +65,11 @@ def status(
 
     if name is not None and everywhere:
         raise click.UsageError("-A lists deployments of all namespaces; leave NAME out, or give -n.")
-    cluster = Cluster(WallClock(), context=context, namespace=namespace)
+    try:
+        cluster = Cluster(WallClock(), context=context, namespace=namespace)
+    except ConfigError as error:
+        local = "A `paceline up` shows its state itself, in its terminal and on its live page."
+        raise ConfigError(f"{error} {local}") from None
     question = _Question(cluster, name, lease_namespace, everywhere=everywhere)
     if watch:
         _watch(question, output, time.sleep)
