@@ -78,6 +78,7 @@ generate: $(STAMP) ## Regenerate everything that is made from code; needs helm
 	$(BIN)/python -m paceline.policy.resources.install > helm/paceline/files/rights.yaml
 	$(BIN)/python -m paceline.observability
 	$(BIN)/python -m tests.docs.reference
+	$(BIN)/python -m paceline.cli.reference > docs/reference/cli.md
 	$(BIN)/python manifests/images/make.py
 	$(BIN)/python -m tests.helm.charts > manifests/install.yaml
 
