@@ -121,6 +121,18 @@ async def test_a_signal_ends_it_cleanly_with_a_report_of_what_was_sent(tmp_path:
         await until(lambda: up.family() == [])
 
 
+async def test_it_says_which_engine_has_ended_and_how(tmp_path: Path) -> None:
+    with closing(Up(str(QUICKSTART), "--port", "0", "--run-dir", str(tmp_path / "run"))) as up:
+        await asyncio.to_thread(up.read_until, "running 0")
+        emulator = next(pid for pid in up.family() if "paceline_worker.emulator" in command(pid))
+        os.kill(emulator, signal.SIGKILL)
+        told = await asyncio.to_thread(up.read_until, "is started again")
+        assert "quickstart-flexible-" in told
+        assert "ended with" in told
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(60) == 130
+
+
 async def test_nothing_is_left_when_it_is_killed(tmp_path: Path) -> None:
     with closing(Up(str(QUICKSTART), "--port", "0", "--run-dir", str(tmp_path / "run"))) as up:
         await asyncio.to_thread(up.read_until, "Up in ")

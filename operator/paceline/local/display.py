@@ -50,6 +50,8 @@ class Display:
         self._speed = speed
         self._clock = clock
         self._load: tuple[str, int, LoadResult] | None = None
+        self._starts: dict[str, int] = {}
+        """Of each pod, as far as told."""
 
     async def while_starting(self) -> None:
         """Show what the pods wait for until all are ready. Raises EngineError for one that was given up."""
@@ -132,6 +134,15 @@ class Display:
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._cluster.check()
+        self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        """Say which pods have ended and were started again since the last look."""
+        pods = {pod.name: pod for pod in (self._cluster.router, *(engine.status for engine in self._cluster.engines))}
+        for name, pod in pods.items():
+            if pod.starts > max(1, self._starts.get(name, 0)):
+                self._say(f"{name} {pod.last_end}, and is started again", style="red")
+        self._starts = {name: pod.starts for name, pod in pods.items()}
 
     def _headline(self) -> str:
         if self._load is None:

@@ -105,6 +105,8 @@ class PodStatus:
     phase: PodPhase = PodPhase.WAITING
     reason: str = ""
     starts: int = 0
+    last_end: str = ""
+    """How the life before this one ended."""
     pid: int | None = None
     ports: wire.EnginePorts = field(default_factory=wire.EnginePorts)
     """Those of the present or last life."""
@@ -204,7 +206,8 @@ class PodRunner:
             if self._give_up(code, failed_starts):
                 return
             pause = self._policy.pause_seconds(ends)
-            self._set(PodPhase.WAITING, f"ended with {describe_exit(code)}; starts again in {pause:.1f} s")
+            self.status.last_end = f"ended with {describe_exit(code)}"
+            self._set(PodPhase.WAITING, f"{self.status.last_end}; starts again in {pause:.1f} s")
             await self._sleep(pause)
         self._set(PodPhase.STOPPED, "stopped")
 
