@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -262,16 +261,6 @@ def _date(text: str | None) -> float | None:
         return None
     try:
         return parsedate_to_datetime(text).timestamp()
-    except ValueError:
-        return None
-
-
-def seconds_of(text: str | None) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time; None where there is none."""
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None
 

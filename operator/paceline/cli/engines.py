@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 
 from paceline.api import labels
-from paceline.cli.cluster import Json, seconds_of
+from paceline.cli.cluster import Json
 from paceline.cli.words import duration
-from paceline.policy.lifecycle.observed import Pod, read_pod
+from paceline.policy.lifecycle.observed import Pod, read_pod, seconds_of
 
 LONGEST_WAIT: Final = 300
 """Characters of somebody else's message in a table."""

@@ -12,9 +12,10 @@ import msgspec
 
 from paceline.api import labels
 from paceline.cli.advice import Problem, problems_of
-from paceline.cli.cluster import Json, seconds_of
+from paceline.cli.cluster import Json
 from paceline.cli.engines import EngineLine, count_accelerators, engine_lines
 from paceline.cli.words import ago, counts_in_words, duration, sentences
+from paceline.policy.lifecycle.observed import seconds_of
 
 EVENTS: Final = 5
 """The last ones are shown."""

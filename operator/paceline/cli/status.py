@@ -147,7 +147,7 @@ class _Question:
         """For how long the operator's Lease has not been renewed, if that is too long or nobody holds it. Who may not
         read it is told nothing.
         """
-        from paceline.cli.cluster import seconds_of
+        from paceline.policy.lifecycle.observed import seconds_of
 
         try:
             spec = self.cluster.lease(self._lease_namespace, LEASE).get("spec") or {}

@@ -114,19 +114,19 @@ def read_pod(raw: Json) -> Pod:
         revision=named.get(labels.REVISION, ""),
         role=_role(named.get(labels.ROLE)),
         asked_to_drain=notes.get(labels.DRAIN) == "true",
-        drain_started=_seconds(notes.get(labels.DRAIN_STARTED)),
+        drain_started=seconds_of(notes.get(labels.DRAIN_STARTED)),
         serving=None if gate is None else gate == "True",
         containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
         finished=status.get("phase") in {"Failed", "Succeeded"},
-        created=_seconds(metadata.get("creationTimestamp")) or 0.0,
+        created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         ip=status.get("podIP") or "",
         admin_port=_admin_port(spec),
         cheap_to_delete=_is_negative(notes.get(DELETION_COST)),
         trouble=_pod_trouble(conditions, status),
         next_role=_role(notes.get(labels.NEXT_ROLE)),
-        change_started=_seconds(notes.get(labels.ROLE_CHANGE_STARTED)),
+        change_started=seconds_of(notes.get(labels.ROLE_CHANGE_STARTED)),
     )
 
 
@@ -142,7 +142,7 @@ def read_workload(raw: Json) -> Workload:
         pool=named.get(labels.POOL, ""),
         template=named.get(labels.TEMPLATE, ""),
         replicas=int(spec.get("replicas", 1)),
-        created=_seconds(metadata.get("creationTimestamp")) or 0.0,
+        created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         deleting=metadata.get("deletionTimestamp") is not None,
         late=_is_late(raw.get("status") or {}),
         trouble=workload_trouble(raw.get("status") or {}),
@@ -184,7 +184,8 @@ def _role(text: str | None) -> Role | None:
     return Role(text) if text in set(Role) else None
 
 
-def _seconds(text: str | None) -> float | None:
+def seconds_of(text: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time; None where there is none."""
     if not text:
         return None
     try:
