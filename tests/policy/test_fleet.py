@@ -68,6 +68,23 @@ def test_a_need_that_comes_and_goes_moves_nothing() -> None:
         state = found.state
 
 
+def test_what_is_taken_is_what_was_lacked_all_the_while_not_its_peak() -> None:
+    """The first seconds of a load say little of it: engines that drain for a guess would be missed at once."""
+    first, state = claim("a", 8, held=8), FleetState()
+    for now, wanted in ((0.0, 6), (URGENT_SECONDS / 2, 8), (URGENT_SECONDS, 8)):
+        found = split([first, claim("b", wanted, held=4, priority=5)], 12, state, now=now)
+        state = found.state
+    assert [transfer.gpus for transfer in found.transfers] == [2]
+    assert found.shares == {"a": 6, "b": 4}
+    # What it lacks besides is taken when it has been lacked for as long again.
+    gone = [claim("a", 8, held=6), claim("b", 8, held=4, priority=5)]
+    found = split(gone, 12, state, now=URGENT_SECONDS + 1)
+    assert (found.shares, found.transfers) == ({"a": 6, "b": 6}, ())
+    started = [claim("a", 8, held=6), claim("b", 8, held=6, priority=5)]
+    found = split(started, 12, found.state, now=2 * URGENT_SECONDS + 1)
+    assert [transfer.gpus for transfer in found.transfers] == [2]
+
+
 def test_two_deployments_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         split([claim("a", 2), claim("a", 2)], 8, FleetState(), now=0.0)

@@ -2,13 +2,14 @@
 
 First everybody's minimum, then higher priorities before lower ones, and within a priority in proportion to what is
 needed (Sainte-Laguë, engine by engine). What that comes to is not moved at once: GPUs are taken from one that uses them
-only when another has lacked them for a while, and are given only when they are free, so that no engine drains for a
-need that is gone by the time it has, and the quota holds at every moment. Nobody waits so for its minimum: it has to be
-given up at once.
+only when another has lacked them for a while, no more of them than it lacked all the while, and are given only when
+they are free, so that no engine drains for a need that is gone by the time it has, and the quota holds at every moment.
+Nobody waits so for its minimum: it has to be given up at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -49,12 +50,23 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class Lack:
+    """What a deployment has lacked since it had, or was last promised, its fair share."""
+
+    since: float
+    least: float = math.inf
+    """GPUs: the fewest that it lacked at any moment since then, besides those that are on their way. What is needed in
+    the first seconds of a load is a guess; what was needed all the while is not.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class FleetState:
     """What is remembered from one split to the next."""
 
     shares: Mapping[str, int] = field(default_factory=dict)
-    short_since: Mapping[str, float] = field(default_factory=dict)
-    """Since when a deployment has had less than its fair share."""
+    lacks: Mapping[str, Lack] = field(default_factory=dict)
+    """Of those that have less than their fair share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +107,28 @@ def split(claims: Sequence[Claim], quota: int, state: FleetState, *, now: float)
         raise ValueError("two deployments have the same name")
     fair = fair_shares(claims, quota)
     current = {claim.name: min(state.shares.get(claim.name, claim.held), max(quota, 0)) for claim in claims}
-    short_since = {name: state.short_since.get(name, now) for name, due in fair.items() if due > max(current[name], 0)}
+    lacks = {name: state.lacks.get(name, Lack(now)) for name, due in fair.items() if due > max(current[name], 0)}
     shares = dict(current)
     transfers: list[Transfer] = []
     for claim in claims:
         spare = current[claim.name] - max(claim.held, fair[claim.name])
         if spare > 0:
             shares[claim.name] = current[claim.name] - spare  # not in use: it goes back at once
-    for name in sorted(short_since, key=lambda name: (-by_name[name].priority, short_since[name], name)):
+    for name in sorted(lacks, key=lambda name: (-by_name[name].priority, lacks[name].since, name)):
         taker = by_name[name]
         free = quota - sum(max(shares[other.name], other.held) for other in claims)
         gain = min(fair[name] - shares[name], max(0, free) // taker.grain * taker.grain)
         shares[name] += max(0, gain)
-        lacking = fair[name] - shares[name]
-        if lacking > 0:
-            transfers += _given_up(taker, lacking, claims, fair, shares, waited=now - short_since[name])
-    kept = {name: since for name, since in short_since.items() if fair[name] > shares[name]}
+        on_their_way = sum(max(0, claim.held - shares[claim.name]) for claim in claims)
+        lacking = fair[name] - shares[name] - on_their_way
+        if lacking <= 0:
+            continue
+        lack = lacks[name] = Lack(lacks[name].since, min(lacks[name].least, lacking))
+        given = _given_up(taker, lacking, claims, fair, shares, lack=lack, now=now)
+        if given:
+            transfers += given
+            lacks[name] = Lack(now)
+    kept = {name: lack for name, lack in lacks.items() if fair[name] > shares[name]}
     return Split(shares, tuple(transfers), FleetState(dict(shares), kept))
 
 
@@ -121,24 +139,23 @@ def _given_up(
     fair: Mapping[str, int],
     shares: dict[str, int],
     *,
-    waited: float,
+    lack: Lack,
+    now: float,
 ) -> list[Transfer]:
     """Lower the shares of those that have more than is fair; they drain, and the GPUs are given when they are free."""
-    on_their_way = sum(max(0, claim.held - shares[claim.name]) for claim in claims)
-    lacking -= on_their_way
+    below_minimum = shares[taker.name] < min(taker.least, fair[taker.name])
+    left = lacking if below_minimum else min(lacking, int(lack.least))
     found: list[Transfer] = []
     for giver in sorted(claims, key=lambda claim: (claim.priority, fair[claim.name] - shares[claim.name], claim.name)):
         excess = shares[giver.name] - fair[giver.name]
         patience = URGENT_SECONDS if giver.priority < taker.priority else PATIENCE_SECONDS
-        if shares[taker.name] < min(taker.least, fair[taker.name]):
-            patience = 0.0
-        if excess <= 0 or lacking <= 0 or waited < patience:
+        if excess <= 0 or left <= 0 or (now - lack.since < patience and not below_minimum):
             continue
-        engines = min(-(-lacking // giver.grain), excess // giver.grain)
+        engines = min(-(-left // giver.grain), excess // giver.grain)
         if engines <= 0:
             continue
         shares[giver.name] -= engines * giver.grain
-        lacking -= engines * giver.grain
+        left -= engines * giver.grain
         found.append(Transfer(giver.name, taker.name, engines * giver.grain, _why(taker, giver)))
     return found
 
