@@ -9,7 +9,7 @@ import click
 
 from paceline.cli.exit_codes import FINE
 from paceline.cli.names import engine_names
-from paceline.cli.options import cluster_options
+from paceline.cli.options import cluster_options, timeout_seconds
 
 if TYPE_CHECKING:
     from paceline.cli.asked import Engine, Progress
@@ -27,11 +27,7 @@ Examples:
 @click.argument("pod", shell_complete=engine_names)
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the pod is gone, or at once.")
-@click.option(
-    "--timeout-seconds",
-    type=click.IntRange(1, 86_400),
-    help="How long to wait. Default: the drain time of the deployment and three minutes.",
-)
+@timeout_seconds
 @click.option("--force", is_flag=True, help="Also if no other engine generates tokens: requests wait for the next one.")
 def drain(
     pod: str, namespace: str | None, context: str | None, timeout_seconds: int | None, *, wait: bool, force: bool

@@ -10,7 +10,7 @@ import click
 
 from paceline.cli.exit_codes import FINE
 from paceline.cli.names import engine_names
-from paceline.cli.options import cluster_options
+from paceline.cli.options import cluster_options, timeout_seconds
 
 if TYPE_CHECKING:
     from paceline.api.v1alpha1 import ModelDeployment
@@ -30,11 +30,7 @@ Examples:
 @click.option("--to", "role", type=click.Choice(["prefill", "decode"]), required=True, help="The role that it takes.")
 @cluster_options
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it serves that role, or at once.")
-@click.option(
-    "--timeout-seconds",
-    type=click.IntRange(1, 86_400),
-    help="How long to wait. Default: the drain time of the deployment and three minutes.",
-)
+@timeout_seconds
 def flip(
     pod: str, role: str, namespace: str | None, context: str | None, timeout_seconds: int | None, *, wait: bool
 ) -> int:

@@ -37,3 +37,11 @@ context = click.option("--context", metavar="NAME", help="Context of the kubecon
 def cluster_options(command: Command) -> Command:
     """Add what says which namespace of which cluster is meant: ``namespace`` and ``context``."""
     return namespace(context(command))
+
+
+timeout_seconds = click.option(
+    "--timeout-seconds",
+    type=click.IntRange(1, 86_400),
+    help="How long to wait. Default: the drain time of the deployment and three minutes.",
+)
+"""Of commands that wait for an engine."""

@@ -144,7 +144,7 @@ def _given_up(
 ) -> list[Transfer]:
     """Lower the shares of those that have more than is fair; they drain, and the GPUs are given when they are free."""
     below_minimum = shares[taker.name] < min(taker.least, fair[taker.name])
-    left = lacking if below_minimum else min(lacking, int(lack.least))
+    left = lacking if below_minimum else int(lack.least)
     found: list[Transfer] = []
     for giver in sorted(claims, key=lambda claim: (claim.priority, fair[claim.name] - shares[claim.name], claim.name)):
         excess = shares[giver.name] - fair[giver.name]
