@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.policy.fleet import PATIENCE_SECONDS, URGENT_SECONDS, Claim, FleetState, fair_shares, split
+from paceline.policy.fleet import (
+    PATIENCE_SECONDS,
+    RETURN_SECONDS,
+    URGENT_SECONDS,
+    Claim,
+    FleetState,
+    fair_shares,
+    split,
+)
 
 
 def claim(name: str, wanted: int, *, held: int = 0, priority: int = 0, least: int = 2, grain: int = 2) -> Claim:
@@ -83,6 +91,42 @@ def test_what_is_taken_is_what_was_lacked_all_the_while_not_its_peak() -> None:
     started = [claim("a", 8, held=6), claim("b", 8, held=6, priority=5)]
     found = split(started, 12, found.state, now=2 * URGENT_SECONDS + 1)
     assert [transfer.gpus for transfer in found.transfers] == [2]
+
+
+def given_up() -> FleetState:
+    """a has given 2 of its 8 GPUs to b at second 15, and they are not taken yet."""
+    claims = [claim("a", 8, held=8), claim("b", 6, held=4, priority=5)]
+    state = split(claims, 12, FleetState(), now=0.0).state
+    found = split(claims, 12, state, now=URGENT_SECONDS)
+    assert [transfer.gpus for transfer in found.transfers] == [2]
+    return found.state
+
+
+def test_gpus_do_not_go_back_for_a_need_that_is_less_for_a_moment() -> None:
+    state, drained, now = given_up(), claim("a", 8, held=6), URGENT_SECONDS
+    for wanted in (4, 6, 4, 4, 6):
+        now += 10.0
+        found = split([drained, claim("b", wanted, held=4, priority=5)], 12, state, now=now)
+        assert (found.shares, found.transfers) == ({"a": 6, "b": wanted}, ())
+        state = found.state
+
+
+def test_gpus_go_back_when_who_gave_them_has_lacked_them_for_a_while() -> None:
+    claims, began = [claim("a", 8, held=6), claim("b", 4, held=4, priority=5)], URGENT_SECONDS + 10.0
+    state = split(claims, 12, given_up(), now=began).state
+    found = split(claims, 12, state, now=began + RETURN_SECONDS - 1)
+    assert found.shares == {"a": 6, "b": 4}
+    assert split(claims, 12, found.state, now=began + RETURN_SECONDS).shares == {"a": 8, "b": 4}
+
+
+def test_nobody_waits_so_for_its_minimum() -> None:
+    claims = [claim("a", 8, held=6, least=8), claim("b", 4, held=4, priority=5)]
+    assert split(claims, 12, given_up(), now=URGENT_SECONDS + 10.0).shares == {"a": 8, "b": 4}
+
+
+def test_who_gave_long_ago_gets_free_gpus_at_once() -> None:
+    claims = [claim("a", 8, held=6), claim("b", 4, held=4, priority=5)]
+    assert split(claims, 12, given_up(), now=URGENT_SECONDS + PATIENCE_SECONDS).shares == {"a": 8, "b": 4}
 
 
 def test_two_deployments_of_one_name_are_refused() -> None:

@@ -145,7 +145,7 @@ def test_a_request_that_was_popped_and_not_served_costs_its_tenant_nothing() -> 
     first = waiting.pop(0)
     assert first == "a"
     for _ in range(3):
-        waiting.not_served(tickets["a"])
+        waiting.not_served(tickets["a"], 0)
         waiting.push("a", arrived=0, deadline=1, service_seconds=0, tenant="a")
         assert waiting.pop(0) == "a"
     assert waiting.pop(0) == "b"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paceline.api.wire import Role
+from paceline.api.wire import Late, Role
 from paceline.policy.scaling.profiles import get_profile
 from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.router import RouterSettings
@@ -23,7 +23,8 @@ def settings(**changes: object) -> SimSettings:
     base = SimSettings(
         profile=PROFILE,
         gpus_per_engine=2,
-        router=RouterSettings(ttft_seconds=2.0),
+        # Nobody is refused for being late, so that a request which is missing is one that was lost.
+        router=RouterSettings(ttft_seconds=2.0, late=Late.SERVE),
         bounds={Role.PREFILL: (0, 12), Role.DECODE: (0, 12)},
         gpu_budget=32,
     )

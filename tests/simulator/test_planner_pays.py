@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from paceline.api.wire import Role
+from paceline.api.wire import Late, Role
 from paceline.simulator.report import PolicyReport, policy_report
+from paceline.simulator.router import RouterSettings
+from paceline.simulator.settings import SimSettings
 from paceline.simulator.tuning import best_run
 from paceline.simulator.workload import Workload
 from paceline.traces.record import Trace, TraceRequest
@@ -30,11 +32,15 @@ def inverting_load() -> Workload:
     return Workload(Trace("inverting", tuple(requests)))
 
 
+def chosen(late: Late) -> SimSettings:
+    bounds = {Role.PREFILL: (1, 12), Role.DECODE: (1, 12)}
+    return replace(settings(), bounds=bounds, gpu_budget=48, router=RouterSettings(ttft_seconds=2.0, late=late))
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, PolicyReport]:
-    chosen = replace(settings(), bounds={Role.PREFILL: (1, 12), Role.DECODE: (1, 12)}, gpu_budget=48)
-    load = inverting_load()
-    return {name: policy_report(best_run(name, load, chosen)) for name in ("planner", "static-best")}
+    load, serve = inverting_load(), chosen(Late.SERVE)
+    return {name: policy_report(best_run(name, load, serve)) for name in ("planner", "static-best")}
 
 
 def test_where_the_mix_inverts_the_planner_makes_more_of_each_gpu_hour(reports: dict[str, PolicyReport]) -> None:
@@ -48,3 +54,13 @@ def test_every_request_is_completed_on_the_way(reports: dict[str, PolicyReport])
     planner = reports["planner"]
     assert planner.lost == 0
     assert planner.completed == planner.requests
+
+
+def test_a_limit_on_late_requests_refuses_nobody_for_the_time_that_engines_take_to_follow(
+    reports: dict[str, PolicyReport],
+) -> None:
+    limited = policy_report(best_run("planner", inverting_load(), chosen(Late.LIMIT)))
+    assert limited.lost == 0
+    assert limited.rejected == 0
+    assert limited.attainment >= reports["planner"].attainment
+    assert limited.meets_gate

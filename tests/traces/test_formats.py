@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.errors import ConfigError, TraceError
+from paceline.traces import servegen
 from paceline.traces.azure import read_azure
 from paceline.traces.bailian import read_bailian
 from paceline.traces.burstgpt import read_burstgpt
@@ -116,13 +117,14 @@ def test_equal_token_ids_become_equal_prefix_blocks(tmp_path: Path) -> None:
         {"input_toks": 134, "output_toks": 5, "arrival_time_ns": 2 * 10**9, "input_tok_ids": system + other},
         {"input_toks": 64, "output_toks": 5, "arrival_time_ns": 3 * 10**9, "input_tok_ids": other[:64]},
         {"input_toks": 99, "output_toks": 5, "arrival_time_ns": 3 * 10**9, "input_tok_ids": other},
+        {"input_toks": 1, "output_toks": 5, "arrival_time_ns": 10**400},
     ]
     trace = read_sharegpt(written(tmp_path, lines(*rows)))
     first, second, third = (request.blocks for request in trace.requests)
     assert first[0] == second[0]
     assert not set(first[1:]) & set(second[1:])
     assert not set(third) & {*first, *second}
-    assert [problem.line for problem in trace.problems] == [4]
+    assert [problem.line for problem in trace.problems] == [4, 5]
 
 
 REQUESTS = st.lists(
@@ -194,7 +196,7 @@ def test_a_window_of_any_format_counts_from_its_own_start(tmp_path: Path) -> Non
 
 
 CLIENT = {
-    "data/x/chunk-0-trace.csv": "0,2,1,Gamma,1.0,0.5\n600,1,2,Weibull,0.5,0.5\n1200,0,0,,0,0\nbroken\n",
+    "data/x/chunk-0-trace.csv": '0,2,1,Gamma,1.0,0.5\n600,1,2,Weibull,0.5,0.5\n1200,0,0,,0,0\nbroken\n"a\rb\n',
     "data/x/chunk-0-dataset.json": json.dumps(
         {
             "0": {"input_tokens": "{100: 0.5, 200: 0.5}", "output_tokens": "{7: 1.0}"},
@@ -245,8 +247,45 @@ def test_servegen_clients_without_lengths_and_bad_rows_are_named(tmp_path: Path)
         start_seconds=0, seconds=60, rate_scale=1, rng=random.Random(1)
     )
     reasons = [str(problem) for problem in trace.problems]
-    assert any("line 4: of chunk-0-trace.csv" in reason for reason in reasons)
+    for line in (4, 5, 6):  # the last two are one that is cut by a bare carriage return
+        assert any(f"line {line}: of chunk-0-trace.csv" in reason for reason in reasons)
     assert any("chunk-1-trace.csv" in reason and "left out" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        '{"0": {"input_tokens": "{inf: 1.0}", "output_tokens": "{7: 1.0}"}}',
+        '{"0": {"input_tokens": "{1e400: 1.0}", "output_tokens": "{7: 1.0}"}}',
+        '{"0": {"input_tokens": "{nan: 1.0}", "output_tokens": "{7: 1.0}"}}',
+        '{"0": {"x": ' + "[" * 1100 + "]" * 1100 + "}}",
+    ],
+    ids=["infinite", "too large", "no number", "deep"],
+)
+def test_lengths_that_can_not_be_leave_their_client_out(tmp_path: Path, lengths: str) -> None:
+    (tmp_path / "chunk-0-trace.csv").write_text(CLIENT["data/x/chunk-0-trace.csv"])
+    (tmp_path / "chunk-0-dataset.json").write_text(lengths)
+    with pytest.raises(TraceError, match=r"line \d+: of chunk-0-"):
+        read_servegen(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["Gamma", "Weibull"])
+def test_a_window_whose_gaps_would_make_requests_without_end_is_named(tmp_path: Path, family: str) -> None:
+    (tmp_path / "chunk-0-trace.csv").write_text(f"0,5,1,{family},0.7,2.9e-320\n600,5,1,{family},1.0,0.2\n")
+    (tmp_path / "chunk-0-dataset.json").write_text(CLIENT["data/x/chunk-0-dataset.json"])
+    trace = read_servegen(tmp_path).generate(start_seconds=0, seconds=1200, rate_scale=1, rng=random.Random(1))
+    assert trace.malformed == 1
+    assert min(request.arrival_seconds for request in trace.requests) >= 600
+
+
+def test_gaps_that_make_more_requests_than_the_rates_say_end_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servegen, "MAX_REQUESTS", 5_000)
+    (tmp_path / "chunk-0-trace.csv").write_text("0,5,1,Gamma,1.0,0.0002\n")
+    (tmp_path / "chunk-0-dataset.json").write_text(CLIENT["data/x/chunk-0-dataset.json"])
+    with pytest.raises(ConfigError, match="more than can be simulated, 5,000"):
+        read_servegen(tmp_path).generate(start_seconds=0, seconds=600, rate_scale=1, rng=random.Random(1))
 
 
 def test_the_same_seed_generates_the_same_servegen_load(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
         (ROW | {"timestamp": None}, "has no timestamp, and no request of its session before it"),
         (ROW | {"timestamp": None, "session_id": "new", "delay": 5}, "has no timestamp, and no request of its session"),
         (ROW | {"delay": -1}, "delay"),
+        ('{"unknown":' + "[" * 1100 + "]" * 1100 + "}", "recursion"),
     ],
 )
 def test_a_bad_row_costs_that_row_only_and_is_named_by_its_line(tmp_path: Path, row: object, reason: str) -> None:

@@ -4,6 +4,7 @@ First everybody's minimum, then higher priorities before lower ones, and within 
 needed (Sainte-Laguë, engine by engine). What that comes to is not moved at once: GPUs are taken from one that uses them
 only when another has lacked them for a while, no more of them than it lacked all the while, and are given only when
 they are free, so that no engine drains for a need that is gone by the time it has, and the quota holds at every moment.
+Nor do they go back to who gave them up before it has lacked them for a while.
 Nobody waits so for its minimum: it has to be given up at once.
 """
 
@@ -18,6 +19,10 @@ PATIENCE_SECONDS: Final = 120.0
 """How long one must lack GPUs before another of the same priority gives some up."""
 URGENT_SECONDS: Final = 15.0
 """The same where the one that lacks them has the higher priority."""
+RETURN_SECONDS: Final = 60.0
+"""How long who gave GPUs up must lack them before it gets any back, also where they are free: what a load that has just
+begun needs goes up and down, and engines would come and go with it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ class FleetState:
     shares: Mapping[str, int] = field(default_factory=dict)
     lacks: Mapping[str, Lack] = field(default_factory=dict)
     """Of those that have less than their fair share."""
+    gave: Mapping[str, float] = field(default_factory=dict)
+    """When those that gave GPUs up of late did so the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,7 @@ def split(claims: Sequence[Claim], quota: int, state: FleetState, *, now: float)
     current = {claim.name: min(state.shares.get(claim.name, claim.held), max(quota, 0)) for claim in claims}
     lacks = {name: state.lacks.get(name, Lack(now)) for name, due in fair.items() if due > max(current[name], 0)}
     shares = dict(current)
+    gave = {name: at for name, at in state.gave.items() if name in by_name and now - at < PATIENCE_SECONDS}
     transfers: list[Transfer] = []
     for claim in claims:
         spare = current[claim.name] - max(claim.held, fair[claim.name])
@@ -117,7 +125,10 @@ def split(claims: Sequence[Claim], quota: int, state: FleetState, *, now: float)
     for name in sorted(lacks, key=lambda name: (-by_name[name].priority, lacks[name].since, name)):
         taker = by_name[name]
         free = quota - sum(max(shares[other.name], other.held) for other in claims)
-        gain = min(fair[name] - shares[name], max(0, free) // taker.grain * taker.grain)
+        due = fair[name]
+        if name in gave and now - lacks[name].since < RETURN_SECONDS:
+            due = min(due, taker.least)
+        gain = min(due - shares[name], max(0, free) // taker.grain * taker.grain)
         shares[name] += max(0, gain)
         on_their_way = sum(max(0, claim.held - shares[claim.name]) for claim in claims)
         lacking = fair[name] - shares[name] - on_their_way
@@ -127,9 +138,10 @@ def split(claims: Sequence[Claim], quota: int, state: FleetState, *, now: float)
         given = _given_up(taker, lacking, claims, fair, shares, lack=lack, now=now)
         if given:
             transfers += given
+            gave |= {one.giver: now for one in given}
             lacks[name] = Lack(now)
     kept = {name: lack for name, lack in lacks.items() if fair[name] > shares[name]}
-    return Split(shares, tuple(transfers), FleetState(dict(shares), kept))
+    return Split(shares, tuple(transfers), FleetState(dict(shares), kept, gave))
 
 
 def _given_up(

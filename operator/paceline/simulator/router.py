@@ -11,12 +11,14 @@ that engines cost O(log n).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from paceline.api.wire import Role
+from paceline.api.wire import Late, Role
+from paceline.policy.overload import Refusals, Verdict
 from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.waiting import age_bound_seconds
@@ -32,6 +34,7 @@ KV_ADMISSION: Final = 0.95
 """Share of an engine's KV cache up to which it gets new sequences: the rest is for those that it has to grow."""
 EXPECTED_OUTPUT_TOKENS: Final = 256
 """Steps by which the batch of an engine that serves both roles is weighed, as in placement."""
+LOOK_SECONDS: Final = 0.25
 BATCH_TOKENS: Final = 8192
 AHEAD_BATCHES: Final = 0.25
 """Work that a prefill engine may have left when it gets the next prompt, in prefill steps, as in the router's own
@@ -51,6 +54,8 @@ class RouterSettings:
     """More requests than this don't wait: they are refused."""
     max_queue_seconds: float = 60.0
     """Nobody waits longer for a prefill engine: the request is refused."""
+    late: Late = Late.LIMIT
+    """What becomes of requests that can't meet their TTFT any more."""
     local_prefill_tokens: int = 0
     """Prompts up to this long are computed by their decode engine."""
 
@@ -94,8 +99,11 @@ class SimRouter:
         """Engines that compute prompts for others, also those that rest."""
         self._ahead_seconds = AHEAD_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
         self._prices = Prices(profile, block_size)
-        self.line = Line(age_bound_seconds(settings.age_bound_seconds, settings.max_queue_seconds))
+        age_bound = age_bound_seconds(settings.age_bound_seconds, settings.max_queue_seconds)
+        self.line = Line(Refusals(settings.max_queue_seconds, age_bound or math.inf, settings.late), age_bound)
         """Requests that no prefill engine has room for, or that came when there was no engine."""
+        self._look_at = 0.0
+        """When to look again for late requests that are too many."""
         self._handoffs: deque[SimRequest] = deque()
         """Computed prompts that no decode engine has room for."""
         self.on_empty: Callable[[SimEngine], None] = _ignore
@@ -105,6 +113,8 @@ class SimRouter:
 
     def add(self, engine: SimEngine) -> None:
         """An engine is ready, or has another role. What it had of its former role it finishes."""
+        if not self._helpers:
+            self.line.nobody_serves(self._loop.now)
         station = self._stations.get(engine.number)
         if station is None:
             station = self._stations[engine.number] = Station(engine)
@@ -158,7 +168,13 @@ class SimRouter:
         if decoder is not None:
             self._compute_locally(request, decoder)
         elif self.line or not (self._has_prefill_room() and self._give(request)):
-            self._push(request)
+            request.service = self._service(request)
+            verdict = self.line.verdict(request, self._loop.now) if self._helpers else Verdict.IN_TIME
+            if verdict is Verdict.IN_VAIN:
+                self._observer.arrived(request, request.prompt)
+                self._observer.ended(request, Outcome.REJECTED, self._loop.now)
+                return
+            self.line.push(request, late=verdict is Verdict.LATE)
             self._serve()
         self._observer.arrived(request, request.prompt - request.cached)
 
@@ -175,15 +191,18 @@ class SimRouter:
         station = self._prefill.least()
         return station is not None and station.backlog.left(self._loop.now) <= self._ahead_seconds
 
-    def _push(self, request: SimRequest) -> None:
-        """Let a request wait. What it needs is known by the engine that would need least for it."""
+    def _service(self, request: SimRequest) -> float:
+        """What the engine needs for a prompt that would need least for it."""
         quote = self._best(request)
-        request.service = self._profile.prefill_seconds(request.prompt) if quote is None else quote.service
-        self.line.push(request)
+        return self._profile.prefill_seconds(request.prompt) if quote is None else quote.service
 
     def _serve(self) -> None:
         """Give what waits to engines that have room."""
         line, now = self.line, self._loop.now
+        if self._helpers and now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            for late in line.surplus(now):
+                self._observer.ended(late, Outcome.REJECTED, now)
         while line and (self._has_prefill_room() or not self._helpers):
             request = line.pop(now)
             if request is None:
@@ -195,7 +214,8 @@ class SimRouter:
             if decoder is not None:
                 self._compute_locally(request, decoder)
             elif not (self._helpers and self._give(request)):
-                self._push(request)
+                request.service = self._service(request)
+                line.push(request)
                 return
 
     def _give(self, request: SimRequest) -> bool:

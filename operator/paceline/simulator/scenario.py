@@ -10,7 +10,7 @@ from paceline.api.v1alpha1.base import Toggle
 from paceline.api.v1alpha1.pools import PoolMode
 from paceline.api.v1alpha1.routing import QueueOrder
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
-from paceline.api.wire import Role
+from paceline.api.wire import Late, Role
 from paceline.errors import ConfigError
 from paceline.policy.resources import engine_profile, hardware_pools
 from paceline.policy.routing.placement import default_local_prefill_tokens
@@ -79,6 +79,7 @@ def _router(md: ModelDeployment, engine: EngineProfile) -> RouterSettings:
         age_bound_seconds=float(routing.queue.max_late_seconds) if routing.queue.order is QueueOrder.DEADLINE else 0.0,
         max_queued_requests=routing.admission.max_queued_requests,
         max_queue_seconds=float(routing.admission.max_queue_seconds),
+        late=Late(routing.admission.late),
         local_prefill_tokens=local if disaggregated else 0,
     )
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from paceline.traces.record import Trace, TraceRequest
 from paceline.traces.rows import MAX_TOKENS, Parsed, read_lines
+from paceline.unreadable import UNREADABLE
 
 BLOCK_SIZE: Final = 16
 
@@ -35,7 +36,7 @@ def read_bailian(path: Path) -> Trace:
     def parse(number: int, line: bytes) -> Parsed:
         try:
             row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return str(error)
         blocks = row.hash_ids
         full, partial = divmod(row.input_length, BLOCK_SIZE)

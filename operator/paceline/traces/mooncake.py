@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from paceline.traces.record import Trace, TraceRequest, assumed_answer_seconds
 from paceline.traces.rows import MAX_TOKENS, Parsed, read_lines
+from paceline.unreadable import UNREADABLE
 
 BLOCK_SIZE: Final = 512
 
@@ -41,7 +42,7 @@ def read_mooncake(path: Path) -> Trace:
     def parse(_: int, line: bytes) -> Parsed:
         try:
             row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return str(error)
         expected = -(-row.input_length // BLOCK_SIZE)
         if row.hash_ids and len(row.hash_ids) != expected:

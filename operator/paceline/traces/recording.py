@@ -15,6 +15,7 @@ from msgspec import Meta
 from paceline.errors import ConfigError
 from paceline.traces.record import Trace, TraceRequest
 from paceline.traces.rows import MAX_TOKENS, Parsed, read_lines
+from paceline.unreadable import UNREADABLE
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
@@ -33,7 +34,7 @@ def read_recording(path: Path) -> Trace:
     def parse(_: int, line: bytes) -> Parsed:
         try:
             row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return str(error)
         expected = -(-row.input_tokens // row.block_size)
         if row.blocks and len(row.blocks) != expected:

@@ -9,14 +9,13 @@ known are left out, and named.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import random
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,7 +27,9 @@ from paceline.traces.record import RowProblem, Trace, TraceRequest, in_order
 from paceline.traces.rows import MAX_PROBLEMS, MAX_TOKENS
 
 MAX_REQUESTS: Final = 2_000_000
-"""A load expected to be larger is refused."""
+"""A load that is larger, or expected to be, is refused."""
+LEAST_GAP: Final = 1e-4
+"""Of the gap that a window's rate makes, at least so much by its shape and scale; 0.0009 in a published file."""
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_CLIENTS: Final = 10_000
 WINDOW_SECONDS: Final = 600.0
@@ -106,11 +107,17 @@ class ServeGen:
                 f"{self._name}: {expected:,.0f} requests are too many to simulate, at most {MAX_REQUESTS:,}; "
                 f"choose a --rate-scale below {rate_scale * MAX_REQUESTS / expected:.2g} or fewer --minutes."
             )
-        requests = [
+        arrivals = (
             request
             for client, window, begin, until in chosen
             for request in _requests(client, window, begin, until, start_seconds, rate_scale, rng)
-        ]
+        )
+        requests = list(islice(arrivals, MAX_REQUESTS + 1))
+        if len(requests) > MAX_REQUESTS:
+            raise ConfigError(
+                f"{self._name}: the gaps between requests make more of them than the {expected:,.0f} of its rates, and "
+                f"more than can be simulated, {MAX_REQUESTS:,}; choose a smaller --rate-scale or fewer --minutes."
+            )
         if not requests:
             raise ConfigError(
                 f"{self._name}: no request arrives in {seconds / 60:g} minutes from minute {start_seconds / 60:g} on; "
@@ -143,7 +150,7 @@ def read_servegen(path: Path) -> ServeGen:
         else:
             try:
                 lengths[name.removesuffix(_LENGTHS)] = _length_windows(data)
-            except ValueError as error:
+            except (ValueError, OverflowError, RecursionError) as error:  # a length without end is an OverflowError
                 bad(1, f"of {name}: {error}")
     clients = []
     for name, windows in sorted(rates.items()):
@@ -182,11 +189,10 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _windows(name: str, data: bytes, bad: Callable[[int, str], None]) -> Iterator[_Arrivals]:
     """Windows with requests in them: start, rate, coefficient of variation, family, shape, scale."""
-    rows = csv.reader(io.StringIO(data.decode("utf-8", "replace")))
-    for number, row in enumerate(rows, start=1):
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
         try:
-            window = _window(row)
-        except (ValueError, IndexError):
+            window = _window(next(csv.reader([line]), []))
+        except (ValueError, IndexError, csv.Error):
             bad(number, f"of {name}: is not: start, rate, variation, {' or '.join(_FAMILIES)}, shape, scale")
             continue
         if window.rate > 0:
@@ -203,6 +209,10 @@ def _window(row: list[str]) -> _Arrivals:
     shape, scale = float(row[4]), float(row[5])
     if row[3] not in _FAMILIES or not (0 < shape < math.inf and 0 < scale < math.inf):
         raise ValueError
+    # The logarithm, as the gamma function itself overflows for heavy tails.
+    mean = math.log(scale) + (math.log(shape) if row[3] == "Gamma" else math.lgamma(1 + 1 / shape))
+    if mean + math.log(rate) < math.log(LEAST_GAP):
+        raise ValueError("requests without end")
     return _Arrivals(start, rate, row[3], shape, scale)
 
 

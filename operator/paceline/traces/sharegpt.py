@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from paceline.traces.record import Trace, TraceRequest
 from paceline.traces.rows import MAX_TOKENS, Parsed, read_lines
+from paceline.unreadable import UNREADABLE
 
 BLOCK_SIZE: Final = 64
 """Of our choosing: the files know no blocks."""
@@ -24,7 +25,7 @@ class _Row(msgspec.Struct, frozen=True):
 
     input_toks: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
     output_toks: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
-    arrival_time_ns: Annotated[int, Meta(ge=0)]
+    arrival_time_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     input_tok_ids: tuple[Annotated[int, Meta(ge=0)], ...] = ()
 
 
@@ -36,7 +37,7 @@ def read_sharegpt(path: Path) -> Trace:
     def parse(_: int, line: bytes) -> Parsed:
         try:
             row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return str(error)
         ids = row.input_tok_ids
         if ids and len(ids) != row.input_toks:

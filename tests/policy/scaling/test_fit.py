@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paceline.policy.scaling.fit import (
@@ -69,6 +69,7 @@ def test_prefill_times_are_right_despite_noise(seed: int) -> None:
         assert fitted.prefill_seconds(tokens, 0) == pytest.approx(QWEN.prefill_seconds(tokens, 0), rel=0.1)
 
 
+@example([(0.0, 7.0, 9.0, 0.015625), (0.0, 7.0, 9.0, 0.015625), (0.0, 1.625, 2.125, 4.0)])
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(0, 10)] * 3, st.floats(1e-3, 10)), min_size=3, max_size=20))
 def test_no_coefficient_is_ever_negative(points: list[tuple[float, float, float, float]]) -> None:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from paceline.policy.scaling.needs import PLANNED_MISSES
 from paceline.policy.scaling.observation import Attainment, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
-from paceline.policy.scaling.overdraft import LEAST_PLANNED, MOST_PLANNED, MOST_SECONDS, overdrawn, planned_misses
+from paceline.policy.scaling.overdraft import (
+    LEAST_PLANNED,
+    MOST_DEBT_SECONDS,
+    MOST_PLANNED,
+    MOST_SECONDS,
+    planned_misses,
+    settle,
+)
 from paceline.policy.scaling.traffic import Traffic, measure
 from tests.policy.scaling.scenes import MODELS, observation, settings
 
@@ -29,8 +36,20 @@ def attained(share: float, *, requests: int = 1000) -> Attainment:
 
 
 def after(seconds: float, share: float, *, passed: float = 15.0, requests: int = 1000) -> float:
-    seen = traffic()
-    return overdrawn(seconds, seen, attained(share, requests=requests), settings(), since=seen.end - passed)
+    return settled(seconds, attained(share, requests=requests), passed=passed)[0]
+
+
+def settled(
+    seconds: float,
+    measured: Attainment | None,
+    *,
+    debt: float = 0.0,
+    passed: float | None = 15.0,
+    seen: Traffic | None = None,
+) -> tuple[float, float]:
+    seen = traffic() if seen is None else seen
+    since = None if passed is None else seen.end - passed
+    return settle(PolicyState(overdrawn=seconds, debt=debt, decided_at=since), seen, measured, settings())
 
 
 def test_missing_twice_what_is_planned_overdraws_by_the_time_it_lasted() -> None:
@@ -52,17 +71,28 @@ def test_what_lies_far_back_is_forgotten_on_either_side(seconds: float, share: f
 
 
 def test_few_requests_and_unknown_attainment_say_nothing() -> None:
-    seen = traffic()
     assert after(100.0, 0.0, requests=10) == 100.0
-    assert overdrawn(100.0, seen, None, settings(), since=seen.end - 15) == 100.0
-    assert overdrawn(100.0, seen, attained(0.0), settings(), since=None) == 100.0
+    assert settled(100.0, None, debt=70.0) == (100.0, 70.0)
+    assert settled(100.0, attained(0.0), debt=70.0, passed=None) == (100.0, 70.0)
 
 
 def test_requests_that_nobody_could_serve_in_time_are_no_misses() -> None:
     seen = traffic()
     half = replace(seen, objective=replace(seen.objective, ttft_seconds=1e-3, transfer_seconds=0.0))
     assert half.feasible == 0.0
-    assert overdrawn(50.0, half, attained(0.0), settings(), since=half.end - 15) == 50.0
+    assert settled(50.0, attained(0.0), debt=70.0, seen=half) == (50.0, 70.0)
+
+
+def test_a_debt_is_paid_like_the_account_and_never_becomes_a_balance() -> None:
+    assert settled(0.0, attained(1 - 3 * PLANNED), debt=10.0)[1] == pytest.approx(40.0)
+    assert settled(0.0, attained(1.0), debt=100.0)[1] == pytest.approx(85.0)
+    assert settled(0.0, attained(1.0), debt=5.0) == (pytest.approx(-15.0), 0.0)
+
+
+def test_a_debt_outlasts_what_the_account_forgets() -> None:
+    overdrawn, debt = settled(MOST_SECONDS, attained(0.0), debt=MOST_SECONDS, passed=60.0)
+    assert overdrawn == MOST_SECONDS
+    assert MOST_SECONDS < debt <= MOST_DEBT_SECONDS
 
 
 @given(BALANCES, BALANCES)

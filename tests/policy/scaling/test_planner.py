@@ -189,6 +189,30 @@ def test_engines_go_one_at_a_time_and_only_after_the_window() -> None:
     assert all(not decision.drains or not decision.draining for decision in toy.decided[begun:])
 
 
+def test_a_window_that_is_longer_than_the_one_that_was_set_says_why() -> None:
+    toy = cluster(12, 6, demand_window_seconds=120.0, near_window_seconds=30.0)
+    toy.run(STEADY, 300)
+    toy.run(lambda _: (60.0, 3000, 300), 60)
+    toy.run(STEADY, 60)
+    toy.state = msgspec.structs.replace(toy.state, debt=1000.0)
+    toy.run(STEADY, 600)
+    said = [one.why for decision in toy.decided for one in decision.explanation.rejected]
+    assert any("not 180 s: jumps of the load have cost too many misses" in why for why in said)
+    assert not any("not 180 s" in one.why for one in toy.decided[0].explanation.rejected)
+
+
+def test_a_clock_that_was_put_back_keeps_engines_no_longer_than_a_new_window() -> None:
+    toy = cluster(4, 2)
+    toy.run(STEADY, 120)
+    toy.now -= 7200
+    toy._arrivals.clear()
+    toy._completions.clear()
+    for pod in toy.pods.values():
+        pod.ready_at, pod.since = -math.inf, min(pod.since, toy.now)
+    toy.run(lambda _: (0.2, 3000, 300), 600)
+    assert toy.active == 2
+
+
 def test_when_the_mix_inverts_engines_flip_and_none_starts() -> None:
     def load(now: float) -> tuple[float, int, int]:
         return (14.0, 4000, 100) if now < 450 else (30.0, 300, 1500)

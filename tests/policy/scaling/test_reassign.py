@@ -13,7 +13,7 @@ NOW = 1000.0
 READY = Counts(prefill=6, decode=4)
 
 
-def changed(*, needed_before: Counts, ago: float, needed: Counts) -> list[tuple[Role | None, Role]]:
+def changed(*, needed_before: Counts, ago: float, needed: Counts, running: int = 0) -> list[tuple[Role | None, Role]]:
     """The changes of six prefill and four decode engines, when the need is another than some seconds ago."""
     engines = tuple(
         EngineLoad(name=f"{role}-{number}", role=role, state=EngineState.READY)
@@ -33,9 +33,11 @@ def changed(*, needed_before: Counts, ago: float, needed: Counts) -> list[tuple[
         far={},
         near_wanted=near,
         near_steady=near,
+        near_running=running,
         wanted=near,
         allowed=near,
         wants=wants,
+        indebted=False,
         losses=dict.fromkeys((engine.name for engine in engines), 0.0),
     )
     (pool,) = survey(observation, settings())
@@ -57,3 +59,29 @@ def test_prefill_gets_engines_that_decode_has_not_needed_for_long_enough() -> No
         needed_before=Counts(prefill=6, decode=4), ago=DONOR_SECONDS + 1, needed=Counts(prefill=8, decode=2)
     )
     assert flips == [(Role.DECODE, Role.PREFILL)] * 2
+
+
+def after(flips: list[tuple[Role | None, Role]]) -> tuple[int, int]:
+    """Prefill and decode engines when they are done."""
+    more = sum(1 if role is Role.DECODE else -1 for _, role in flips)
+    return READY.prefill - more, READY.decode + more
+
+
+BURST = Counts(prefill=40, decode=4)
+"""Far more prompts at once than engines, of which decode would get one by its share."""
+
+
+def test_a_shortage_of_both_is_shared() -> None:
+    flips = changed(needed_before=BURST, ago=DONOR_SECONDS + 1, needed=BURST)
+    assert after(flips) == (9, 1)
+
+
+def test_a_burst_of_prompts_takes_no_engine_that_streams_need() -> None:
+    flips = changed(needed_before=BURST, ago=DONOR_SECONDS + 1, needed=BURST, running=3)
+    assert after(flips) == (7, 3)
+
+
+def test_streams_that_need_more_than_half_of_the_engines_leave_the_others_their_share() -> None:
+    both = Counts(prefill=30, decode=30)
+    flips = changed(needed_before=both, ago=DONOR_SECONDS + 1, needed=both, running=30)
+    assert after(flips) == (5, 5)

@@ -52,3 +52,13 @@ def test_a_budget_that_takes_engines_takes_them_from_the_role_that_has_more_than
     decision, _ = plan(seen, PolicyState(), settings(gpu_budget=4), MODELS)
     assert [drain.role for drain in decision.drains] == [Role.PREFILL]
     assert decision.flips == ()
+
+
+def test_a_change_of_roles_is_told_with_the_need_that_it_goes_by() -> None:
+    decision = decided(2.0, prefill=1, decode=3, waiting=60.0)
+    assert decision.explanation.near.prefill > 1
+    near = decision.explanation.near
+    told = f"Roles go by what comes now, waits and runs: {near.prefill} prefill and {near.decode} decode."
+    assert told in plain_words(decision)
+    unchanged = decided(2.0, prefill=1, decode=3, waiting=0.0)
+    assert not any(words.startswith("Roles go by") for words in plain_words(unchanged))

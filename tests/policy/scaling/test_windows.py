@@ -22,7 +22,10 @@ def wants(*needs: tuple[int, int]) -> tuple[Want, ...]:
 
 
 def test_a_steady_load_holds_engines_for_the_plain_window() -> None:
-    assert down_window(wants(*[(5, 5)] * 40), settings(), start_seconds=START) == settings().down_window_seconds
+    assert (
+        down_window(wants(*[(5, 5)] * 40), settings(), start_seconds=START, indebted=True)
+        == settings().down_window_seconds
+    )
 
 
 @pytest.mark.parametrize(("before", "after"), [((5, 5), (20, 20)), ((20, 20), (5, 5))])
@@ -30,18 +33,23 @@ def test_a_jump_within_a_start_time_holds_them_longer_up_or_down(
     before: tuple[int, int], after: tuple[int, int]
 ) -> None:
     jumped = wants(*[before] * 20, *[after] * 3)
-    assert down_window(jumped, settings(), start_seconds=START) == pytest.approx(16 * 180)
-    assert down_window(jumped, settings(adaptive_window=False), start_seconds=START) == 180
+    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == pytest.approx(16 * 180)
+    assert down_window(jumped, settings(adaptive_window=False), start_seconds=START, indebted=True) == 180
+
+
+def test_a_jump_that_cost_no_more_than_it_may_holds_no_engines() -> None:
+    jumped = wants(*[(5, 5)] * 20, *[(20, 20)] * 3)
+    assert down_window(jumped, settings(), start_seconds=START, indebted=False) == settings().down_window_seconds
 
 
 def test_a_rise_that_was_planned_is_no_jump() -> None:
     planned = wants(*[(number, number + 12) for number in range(5, 40)])
-    assert down_window(planned, settings(), start_seconds=START) == 180
+    assert down_window(planned, settings(), start_seconds=START, indebted=True) == 180
 
 
 def test_no_window_is_longer_than_what_is_remembered() -> None:
     jumped = wants(*[(1, 1)] * 20, (500, 500))
-    assert down_window(jumped, settings(), start_seconds=START) == MEMORY_SECONDS
+    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == MEMORY_SECONDS
 
 
 def test_the_plain_window_keeps_its_largest_need() -> None:

@@ -118,6 +118,8 @@ class Explanation(Value, frozen=True, kw_only=True):
     outlook: Outlook = Outlook()
     demands: Annotated[tuple[Demand, ...], Meta(max_length=MAX_NOTES)] = ()
     """What each limit demanded for the far horizon."""
+    near: Counts = Counts()
+    """Engines that each role needs for the near one, by which roles change: for what comes now, waits and runs."""
     bound_by: Limit = Limit.HELD
     rejected: Annotated[tuple[Rejected, ...], Meta(max_length=MAX_NOTES)] = ()
     attainment_if_held: Share | None = None

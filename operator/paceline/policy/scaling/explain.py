@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from paceline.api.wire import Role
 from paceline.policy.scaling.decision import MAX_NOTES, Explanation, Limit, Rejected, Seen
 from paceline.policy.scaling.needs import offered_load
-from paceline.policy.scaling.sizing import Sizing
+from paceline.policy.scaling.sizing import Sizing, as_counts
 from paceline.policy.scaling.supply import Pool
 from paceline.policy.scaling.traffic import Traffic, attainment_with
 
@@ -34,6 +34,7 @@ def explain(
         seen=_seen(sizing, traffic, correction),
         outlook=traffic.outlook,
         demands=tuple(demand for need in sizing.far.values() for demand in need.demands)[:MAX_NOTES],
+        near=as_counts(sizing.near_wanted),
         bound_by=bound_by(sizing),
         rejected=tuple(rejected[:MAX_NOTES]),
         attainment_if_held=held,

@@ -191,7 +191,7 @@ def solve_nonnegative(matrix: Sequence[Sequence[float]], vector: Sequence[float]
                 for i, value in zip(free, tried, strict=True):
                     found[i] = value
                 break
-            share = min(found[i] / (found[i] - value) for i, value in below)
+            share = min(found[i] / (found[i] - value) if found[i] else 0.0 for i, value in below)
             for i, value in zip(free, tried, strict=True):
                 found[i] += share * (value - found[i])
             smallest = min(free, key=lambda i: found[i])

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from paceline.api.wire import EngineState, Role
 from paceline.errors import ConfigError
+from paceline.unreadable import UNREADABLE
 
 MAX_INTERVALS: Final = 4096
 """Scrape intervals in one observation: an hour of seconds."""
@@ -153,6 +154,12 @@ class Observation(Value, frozen=True, kw_only=True):
     metrics_problem: str | None = None
     """Why arrivals and loads can't be trusted; None when they can. The planner then holds what is there."""
 
+    @property
+    def undecoded(self) -> int:
+        """Requests that have come and do not decode yet: those that wait, and those whose prompt is being computed."""
+        inside = sum(engine.waiting + (engine.running if engine.role is Role.PREFILL else 0) for engine in self.engines)
+        return self.queued_requests + inside
+
 
 class Counts(Value, frozen=True, kw_only=True):
     """Engines by role."""
@@ -180,6 +187,8 @@ class Want(Value, frozen=True, kw_only=True):
     far: Counts
     """For the time that a start takes."""
     ready: Counts
+    undecoded: Count = 0
+    """Requests that had come and did not decode yet."""
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):
@@ -216,6 +225,8 @@ class PolicyState(Value, frozen=True, kw_only=True):
     """Factor on the prefill load that makes the replay agree with what was attained."""
     overdrawn: float = 0.0
     """By how much more was missed than is planned for, in seconds of the misses that are; negative for less."""
+    debt: NotNegative = 0.0
+    """The same account without a balance, and for longer: while it is not paid, engines are held against jumps."""
     seen_until: float | None = None
     """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None
@@ -234,5 +245,5 @@ def read(kind: type[V], line: bytes | str, *, source: str) -> V:
     """One line of JSON back to the value. ``source`` names it in the ConfigError that bad input raises."""
     try:
         return msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{source} is not a valid {kind.__name__}: {error}") from None

@@ -21,7 +21,7 @@ from paceline.policy.scaling.forecast import remember_load
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
-from paceline.policy.scaling.overdraft import overdrawn, planned_misses
+from paceline.policy.scaling.overdraft import planned_misses, settle
 from paceline.policy.scaling.reassign import reassign
 from paceline.policy.scaling.resize import DOWN_MARGIN, resize, restore
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
@@ -39,16 +39,20 @@ def plan(
     problem = observation.metrics_problem or (None if observation.arrivals else "no arrivals have been scraped yet")
     if problem is not None:
         return _hold(observation, state, settings, pools, problem)
+    if state.decided_at is not None and observation.now < state.decided_at:
+        state = _timeless(state)
     state = _learn(observation, state)
     misses = planned_misses(state.overdrawn)
     traffic = measure(observation, state, settings, models, OutputModel.of(state.outputs), misses=misses)
     season = settings.forecast.season_seconds
+    overdrawn, debt = settle(state, traffic, observation.attainment, settings)
     state = replace(
         state,
         busy_at=observation.now if state.busy_at is None or _busy(observation) else state.busy_at,
         prefill_season=remember_load(state.prefill_season, traffic.prefill_load, now=traffic.end, season=season),
         decode_season=remember_load(state.decode_season, traffic.token_rate, now=traffic.end, season=season),
-        overdrawn=overdrawn(state.overdrawn, traffic, observation.attainment, settings, since=state.decided_at),
+        overdrawn=overdrawn,
+        debt=debt,
     )
     if _idle(observation, state, settings):
         return _stop(observation, state, pools)
@@ -126,7 +130,13 @@ def _sizing(
     allowed = share_out(wanted, limits, math.inf if settings.gpu_budget is None else settings.gpu_budget)
     near_wanted = clamp({role: max(need.engines, need.at_once) for role, need in near.items()}, limits)
     near_lasting = clamp(_engines(near), limits)
-    want = Want(at=observation.now, near=as_counts(near_lasting), far=as_counts(allowed), ready=ready_counts(pools))
+    want = Want(
+        at=observation.now,
+        near=as_counts(near_lasting),
+        far=as_counts(allowed),
+        ready=ready_counts(pools),
+        undecoded=observation.undecoded,
+    )
     return Sizing(
         observation=observation,
         settings=settings,
@@ -136,7 +146,9 @@ def _sizing(
         near_steady={role: near_wanted[role] if role is Role.DECODE else near_lasting[role] for role in near_wanted},
         wanted=wanted,
         allowed=allowed,
+        near_running=traffic.to_keep,
         wants=remember_want(state.wants, want, settings),
+        indebted=state.debt > 0,
         losses={
             engine.name: to_lose(engine, models.prefill, traffic.outputs.mean, settings.itl_seconds)
             for engine in observation.engines
@@ -180,6 +192,17 @@ def _stop(observation: Observation, state: PolicyState, pools: tuple[Pool, ...])
         explanation=Explanation(bound_by=Limit.IDLE, absent=absent(pools)),
     )
     return decision, replace(state, decided_at=observation.now, targets=Counts(), wants=())
+
+
+def _timeless(state: PolicyState) -> PolicyState:
+    """What is still known when the clock has been put back: nothing that happened at a time."""
+    return PolicyState(
+        targets=state.targets,
+        outputs=state.outputs,
+        correction=state.correction,
+        overdrawn=state.overdrawn,
+        debt=state.debt,
+    )
 
 
 def _learn(observation: Observation, state: PolicyState) -> PolicyState:

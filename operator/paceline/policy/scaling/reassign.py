@@ -43,7 +43,7 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     if enough:
         wanted = _with_patience(pool, sizing, have)
     else:
-        wanted = _shared(pool, steady)
+        wanted = _shared(pool, steady, running=sizing.near_running)
         starved = have[Role.DECODE] < wanted[Role.DECODE]
         if not (unassigned or starved) and _coverage(wanted, steady) < SHARING_GAIN * _coverage(have, steady):
             why = "every role lacks engines, and another split would hardly help"
@@ -64,16 +64,22 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     return flips, rejected
 
 
-def _shared(pool: Pool, need: Mapping[Role, int]) -> dict[Role, int]:
-    """A shortage shared, with a fraction of an engine going to decode.
+def _shared(pool: Pool, need: Mapping[Role, int], *, running: int) -> dict[Role, int]:
+    """A shortage shared, with a fraction of an engine going to decode, and what runs already being served first.
 
-    Prefill engines that lack make some requests late. Decode engines that lack slow down every request there is.
+    Prefill engines that lack make some requests late. Decode engines that lack slow down every request there is. Beyond
+    half of the engines what runs has no such claim: those who wait get their share.
     """
-    wanted = share_out(need, pool.limits, len(pool.ready) * pool.gpus_per_engine)
-    decode = math.ceil(need[Role.DECODE] * len(pool.ready) / sum(need.values()))
-    if decode > wanted[Role.DECODE] and wanted[Role.PREFILL] > max(1, pool.limits[Role.PREFILL].min_engines):
-        wanted[Role.DECODE] += 1
-        wanted[Role.PREFILL] -= 1
+    engines = len(pool.ready)
+    wanted = share_out(need, pool.limits, engines * pool.gpus_per_engine)
+    decode = math.ceil(need[Role.DECODE] * engines / sum(need.values()))
+    spare = wanted[Role.PREFILL] - max(1, pool.limits[Role.PREFILL].min_engines)
+    more = (
+        max(min(decode, wanted[Role.DECODE] + 1), min(running, need[Role.DECODE], engines // 2)) - wanted[Role.DECODE]
+    )
+    moved = min(max(0, more), max(0, spare))
+    wanted[Role.DECODE] += moved
+    wanted[Role.PREFILL] -= moved
     return wanted
 
 

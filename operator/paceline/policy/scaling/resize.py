@@ -118,14 +118,16 @@ def _drains(
     forced = over_budget or pool.active > most
     if not (forced or starved):
         measured = sizing.observation.measured
-        window = down_window(sizing.wants, sizing.settings, start_seconds=measured.start_p95_seconds)
+        window = down_window(
+            sizing.wants, sizing.settings, start_seconds=measured.start_p95_seconds, indebted=sizing.indebted
+        )
         if sizing.wants[0].at > sizing.observation.now - window:
-            why = f"the needs of the last {window:.0f} s are not all known yet"
+            why = f"the needs of the last {window:.0f} s are not all known yet{_why_longer(window, sizing)}"
             return [], [Rejected(action=f"remove {surplus}", why=why)]
         since = sizing.observation.now - window
         kept = kept_need(sizing.wants, tuple(pool.limits), sizing.settings, since=since)
         if kept >= pool.active:
-            why = f"{kept} were needed within the last {window:.0f} s"
+            why = f"{kept} were needed within the last {window:.0f} s{_why_longer(window, sizing)}"
             return [], [Rejected(action=f"remove {surplus}", why=why)]
         surplus = min(surplus, pool.active - kept)
     if not forced:
@@ -135,6 +137,12 @@ def _drains(
             return [], [Rejected(action="remove 1", why=why)]
         surplus = min(surplus, pool.active - needed)
     return _least_needed(pool, surplus, sizing)
+
+
+def _why_longer(window_seconds: float, sizing: Sizing) -> str:
+    """So that nobody has to find out why a window is not the one that was set."""
+    plain = sizing.settings.down_window_seconds
+    return f", not {plain:.0f} s: jumps of the load have cost too many misses" if window_seconds > plain else ""
 
 
 def _least_needed(pool: Pool, surplus: int, sizing: Sizing) -> tuple[list[Drain], list[Rejected]]:

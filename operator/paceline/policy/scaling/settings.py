@@ -59,7 +59,7 @@ class ScalingSettings:
     """Newest part of the demand window, by which roles are judged: what a flip can still help."""
     down_window_seconds: float = 180.0
     adaptive_window: bool = True
-    """Lengthen the scale-down window while traffic is bursty."""
+    """Lengthen the scale-down window while jumps of the load cost too many misses."""
     kv_usage: float = 0.9
     start_deadline_seconds: float = 1800.0
     """A pod that is not ready after this counts as absent."""

@@ -27,12 +27,16 @@ class Sizing:
     """Near needs within the bounds of each role, with what waits already."""
     near_steady: Mapping[Role, int]
     """The same without what waits for a prefill engine."""
+    near_running: int
+    """Decode engines that what runs already needs."""
     wanted: Mapping[Role, int]
     """Far needs, and near ones that last, within the bounds of each role."""
     allowed: Mapping[Role, int]
     """What the GPU budget leaves of that."""
     wants: Sequence[Want]
     """Those of past decisions and, last, this one."""
+    indebted: bool
+    """Whether jumps of the load have cost more misses than are planned for, and they are not made good yet."""
     losses: Mapping[str, float]
     """By engine: engine seconds that it would lose if it stopped what it does."""
 

@@ -50,6 +50,8 @@ mean over its answer, so those that begin now need the engines of a while later.
 """
 GROWTH_SEEN_SECONDS: Final = 30.0
 """How long it must have grown like that."""
+DECISION_JITTER_SECONDS: Final = 5.0
+"""A decision that was so much later than an interval began still stands for its beginning."""
 MAX_GROWTH: Final = 4.0
 """No part of the window is scaled up by more: a moment of silence says little about what follows."""
 TRUSTED_STEP: Final = 0.5
@@ -84,6 +86,8 @@ class Traffic:
     """Decode engines for what will run in :data:`GROWTH_SECONDS`. No forecast of answers is believed that asks for far
     more: after a change of the mix it is made of answers of the old kind.
     """
+    to_keep: int
+    """Decode engines for what runs, however unevenly it is shared."""
     believed: float
     """Most decode engines that a forecast of answers is believed to need; infinite while nothing is known to run."""
     misses: float
@@ -151,7 +155,7 @@ def measure(
             far[role] = _at_rate(requests, trend, later, begin=begin, end=end, least=least)
             factors[role] = (_grown(soon, trend.mean), max(season, _grown(later, trend.mean)))
     first, *_, last = [*settings.pools, *settings.pools]
-    running, to_run = _running(observation, settings, models)
+    running, to_keep, to_run = _running(observation, state, settings, models)
     return Traffic(
         begin=begin,
         end=end,
@@ -174,6 +178,7 @@ def measure(
         misses=misses,
         running=running,
         to_run=to_run,
+        to_keep=to_keep,
         believed=to_run + 1 if running else math.inf,
         steady=steady,
     )
@@ -236,16 +241,18 @@ def near_needs(
     }
 
 
-def _running(observation: Observation, settings: ScalingSettings, models: EngineModels) -> tuple[float, int]:
-    """Decode engines for what runs, and for what will run in :data:`GROWTH_SECONDS`."""
+def _running(
+    observation: Observation, state: PolicyState, settings: ScalingSettings, models: EngineModels
+) -> tuple[float, int, int]:
+    """Decode engines for what runs, evenly shared and not, and for what will run in :data:`GROWTH_SECONDS`."""
     limits = decode_limits(settings, models.decode)
     busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
     context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
     sequences = sum(engine.running for engine in busy)
-    more = 1 + _growth(observation) / sequences if sequences else 1.0
+    more = 1 + _growth(observation, state) / sequences if sequences else 1.0
     present = running_need(sequences, context, limits, models.decode)
     soon = running_need(round(sequences * more), context * more, limits, models.decode)
-    return present, math.ceil(_uneven(soon, sequences))
+    return present, math.ceil(_uneven(present, sequences)), math.ceil(_uneven(soon, sequences))
 
 
 def _uneven(engines: float, sequences: int) -> float:
@@ -253,16 +260,19 @@ def _uneven(engines: float, sequences: int) -> float:
     return engines * (1 + math.sqrt(max(1.0, engines) / sequences)) if sequences else engines
 
 
-def _growth(observation: Observation) -> float:
+def _growth(observation: Observation, state: PolicyState) -> float:
     """Requests by which those that run will have grown in :data:`GROWTH_SECONDS`, if it goes on as it does.
 
     When answers become longer, those that ended tell it last: they are the short ones. That fewer end than arrive tells
-    it at once. Up to three standard deviations of what arrivals and endings do by chance it is taken for chance.
+    it at once, less those that only wait for their prompt: a queue says nothing about answers. Up to three standard
+    deviations of what arrivals and endings do by chance it is taken for chance.
     """
     since = observation.arrivals[-1].end - GROWTH_SEEN_SECONDS
     came = sum(_size(one) for one in observation.arrivals if one.start >= since)
     ended = sum(cell.count for one in observation.completions if one.start >= since for cell in one.cells)
-    seen = max(0.0, came - ended - 3 * math.sqrt(came + ended))
+    then = next((want.undecoded for want in reversed(state.wants) if want.at <= since + DECISION_JITTER_SECONDS), 0)
+    waiting = observation.undecoded - then
+    seen = max(0.0, came - ended - waiting - 3 * math.sqrt(came + ended))
     return seen * GROWTH_SECONDS / GROWTH_SEEN_SECONDS
 
 

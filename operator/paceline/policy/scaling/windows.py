@@ -1,10 +1,11 @@
-"""How long a need is remembered before engines go: longer the more the load has jumped.
+"""How long a need is remembered before engines go: longer the more the load has jumped, while jumps cost too much.
 
 A rise that comes faster than a pod starts can only be served by engines that are there already. How much more the load
 needed than what had been planned for it one start time before says how large such rises are, and so does a fall of the
 same speed, before the first rise; the scale-down window grows with the square of the largest of the last hour. Noise
 leaves it as it is, a forecast ramp too, and a burst of 4x makes it 16 times as long, up to an hour: long enough to hold
-engines from one burst to the next.
+engines from one burst to the next. That is worth its price only where such jumps have cost more misses than the
+objective allows, and until those are made good: a load that jumps and meets its objective all the same needs no more.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ MEMORY_SECONDS: Final = 3600.0
 _AT: Final = attrgetter("at")
 
 
-def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_seconds: float) -> float:
-    """Seconds for which a need keeps engines."""
+def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_seconds: float, indebted: bool) -> float:
+    """Seconds for which a need keeps engines. ``indebted``: whether jumps have cost more than they may."""
     base = settings.down_window_seconds
-    if not settings.adaptive_window:
+    if not (settings.adaptive_window and indebted):
         return base
     return min(max(base, MEMORY_SECONDS), base * surprise(wants, start_seconds=start_seconds) ** 2)
 

@@ -41,6 +41,7 @@ def plain_words(decision: Decision) -> list[str]:
         *_seen(why),
         *_forecast(why),
         *_demands(why),
+        *_roles(decision),
         *_otherwise(why),
         *_ceiling(decision),
         *(f"Not done: {one.action}, because {one.why}." for one in why.rejected),
@@ -106,6 +107,13 @@ def _demands(why: Explanation) -> list[str]:
     if not why.demands:
         return []
     return [f"Needed: {'; '.join(_demand(demand) for demand in why.demands)}."]
+
+
+def _roles(decision: Decision) -> list[str]:
+    """Roles may follow another need than numbers do: without it a change looks like a mistake."""
+    if not decision.flips:
+        return []
+    return [f"Roles go by what comes now, waits and runs: {_counts(decision.explanation.near)}."]
 
 
 def _demand(demand: Demand) -> str:
