@@ -100,6 +100,10 @@ class TestDocuments:
         manifest["spec"]["model"]["servedName"] = None
         assert from_manifest(manifest, "test") == from_manifest(minimal_manifest(), "test")
 
+    def test_so_it_does_for_the_fields_of_a_pod_template_which_are_ours(self) -> None:
+        md = from_manifest(changed("spec.engine.podTemplate", {"metadata": None, "forecast": None, "spec": {}}), "test")
+        assert md == from_manifest(changed("spec.engine.podTemplate", {"spec": {}}), "test")
+
     def test_nulls_in_a_pod_template_stay(self) -> None:
         md = from_manifest(changed("spec.engine.podTemplate.spec", {"securityContext": None}), "test")
         assert md.spec.engine.pod_template is not None

@@ -34,6 +34,8 @@ class ConditionType(StrEnum):
     """The planner sees what it decides on."""
     SCALING_LIMITED = "ScalingLimited"
     """Demand asks for more than the spec, the budget or the hardware allows."""
+    ENGINES_WELL = "EnginesWell"
+    """No engine stands out among its siblings by what it says or how slowly."""
 
 
 class Reason(StrEnum):
@@ -57,6 +59,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     PODS_REFUSED = "PodsRefused"
     CRASHING = "Crashing"
+    GPU_ERROR = "GpuError"
     KIND_MISSING = "KindMissing"
     FORBIDDEN = "Forbidden"
     API_SERVER_TROUBLE = "ApiServerTrouble"
@@ -73,6 +76,7 @@ class Reason(StrEnum):
     MAX_REPLICAS_REACHED = "MaxReplicasReached"
     OBJECTIVE_INFEASIBLE = "ObjectiveInfeasible"
     WITHIN_LIMITS = "WithinLimits"
+    ENGINE_STANDS_OUT = "EngineStandsOut"
 
 
 @dataclass(frozen=True, slots=True)

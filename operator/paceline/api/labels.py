@@ -46,8 +46,14 @@ ENGINE_PROFILE: Final = f"{GROUP}/engine-profile"
 """On a ModelDeployment, name of the engine model to plan with where the hardware does not tell it."""
 PRIORITY: Final = f"{GROUP}/priority"
 """On a ModelDeployment, a whole number: where GPUs are shared out, higher goes first."""
+TLS: Final = f"{GROUP}/tls"
+"""On an engine pod, ``true`` where its API is HTTPS: during a roll-out there are engines of both kinds."""
 REPLICAS: Final = f"{GROUP}/replicas"
 """On a workload, the size that it was given last: another one was given by hand."""
+
+# Taint.
+GPU_FAULT: Final = f"{GROUP}/gpu-fault"
+"""On a node on which GPUs failed engines repeatedly, where the operator is told to: nothing more is scheduled there."""
 
 # Pod readiness gate: False takes a pod out of service before its workload is scaled down.
 SERVING_GATE: Final = f"{GROUP}/serving"

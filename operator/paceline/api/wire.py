@@ -12,49 +12,19 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from paceline.api.wire_words import ConnectorKind as ConnectorKind
+from paceline.api.wire_words import EngineState as EngineState
+from paceline.api.wire_words import Role as Role
+from paceline.api.wire_words import SharedTierKind as SharedTierKind
+from paceline.api.wire_words import SourceKind as SourceKind
+from paceline.api.wire_words import WatchMode as WatchMode
 from paceline.errors import ConfigError
+from paceline.unreadable import UNREADABLE
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
-
-
-class Role(StrEnum):
-    """What an engine is used for. Every engine can do both; the role says where the router sends what."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    BOTH = "both"
-
-
-class EngineState(StrEnum):
-    """Whether the router may send work to an engine."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-
-
-class ConnectorKind(StrEnum):
-    """How KV blocks move between engines."""
-
-    NONE = "None"
-    NIXL = "Nixl"
-
-
-class SharedTierKind(StrEnum):
-    """Which system holds the KV tier that engines share."""
-
-    LMCACHE = "LMCache"
-    MOONCAKE = "Mooncake"
-
-
-class SourceKind(StrEnum):
-    """Where an engine finds the weights."""
-
-    HUGGING_FACE = "HuggingFace"
-    LOCAL = "Local"
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -78,10 +48,14 @@ class EngineEndpoint(_Wire, frozen=True, kw_only=True):
     kv_events: str | None = None
     """ZMQ endpoint of the engine's cache events, ``tcp://host:port``."""
     kv_replay: str | None = None
+    tls: bool = False
+    """Whether its API is HTTPS."""
     data_parallel: Positive = 1
     """Ranks, each with a cache of its own; rank r publishes its events r ports above ``kv_events``."""
     zone: str = ""
     node: str = ""
+    pool: str = ""
+    """Of hardware: only engines of one pool are compared by their speed."""
 
 
 class Fleet(_Wire, frozen=True, kw_only=True):
@@ -153,6 +127,36 @@ class EnginePorts(_Wire, frozen=True, kw_only=True):
     kv_replay: Port = 21080
 
 
+class EngineTls(_Wire, frozen=True, kw_only=True):
+    """An engine's API over HTTPS."""
+
+    folder: str
+    """Has ``tls.crt``, ``tls.key`` and ``ca.crt``, whose authority signs every certificate of the deployment."""
+    server_name: str
+    """In its certificate."""
+    client_certificates: bool = False
+    """Whether clients need a certificate."""
+
+
+class RouterTls(_Wire, frozen=True, kw_only=True):
+    """The routers' API over HTTPS."""
+
+    folder: str
+    """Has ``tls.crt`` and ``tls.key``."""
+    client_ca_folder: str | None = None
+    """Has ``ca.crt``: clients need a certificate of it."""
+
+
+class RouterToEngineTls(_Wire, frozen=True, kw_only=True):
+    """How routers ask engines over HTTPS."""
+
+    ca_folder: str
+    """Has ``ca.crt``."""
+    server_name: str
+    client_folder: str | None = None
+    """Has ``tls.crt`` and ``tls.key``, which a router shows to engines."""
+
+
 class EngineConfig(_Wire, frozen=True, kw_only=True):
     """Everything an engine worker needs to know. The pod's name and address come from its environment."""
 
@@ -171,9 +175,12 @@ class EngineConfig(_Wire, frozen=True, kw_only=True):
     accelerators: Accelerators = msgspec.field(default_factory=Accelerators)
     ports: EnginePorts = msgspec.field(default_factory=EnginePorts)
     kv_events: bool = True
+    tls: EngineTls | None = None
     extra_args: tuple[str, ...] = ()
     """Appended to vLLM's arguments as they are; the last one wins."""
     start_deadline_seconds: Positive = 1800
+    stall_seconds: Positive = 60
+    """How long it may run requests and do no step before it gets no new work; after three times that it ends."""
     drain_seconds: NonNegative = 300
     """How long SIGTERM waits for work in flight."""
 
@@ -192,6 +199,16 @@ class RequestClass(_Wire, frozen=True, kw_only=True):
     name: str
     priority: int
     objective: Objective
+    reasoning_tokens: NonNegative | None = None
+    """Most in one request."""
+
+
+class Late(StrEnum):
+    """What becomes of requests that can't meet their TTFT any more."""
+
+    SERVE = "Serve"
+    LIMIT = "Limit"
+    REFUSE = "Refuse"
 
 
 class Admission(_Wire, frozen=True, kw_only=True):
@@ -203,6 +220,9 @@ class Admission(_Wire, frozen=True, kw_only=True):
     """Longest wait of a request that finds no engine because the deployment sleeps. None: it never sleeps."""
     max_body_bytes: Positive = 32 * 1024 * 1024
     max_running_per_engine: Positive = 256
+    max_queued_bytes: Positive = 1024 * 1024 * 1024
+    """Of all requests that wait, together."""
+    late: Late = Late.LIMIT
 
 
 class Timeouts(_Wire, frozen=True, kw_only=True):
@@ -212,6 +232,8 @@ class Timeouts(_Wire, frozen=True, kw_only=True):
     first_byte_milliseconds: Positive = 600_000
     idle_milliseconds: Positive = 120_000
     """Longest pause within a stream."""
+    answer_seconds: Positive = 14_400
+    """Longest life of one answer, from its arrival to its last byte."""
 
 
 class QueueOrder(StrEnum):
@@ -219,6 +241,17 @@ class QueueOrder(StrEnum):
 
     DEADLINE = "Deadline"
     ARRIVAL = "Arrival"
+
+
+class Media(StrEnum):
+    """Which media engines may take from a conversation."""
+
+    REFUSE = "Refuse"
+    """None that has an address, inline or not."""
+    DATA_URLS = "DataUrls"
+    """What is inline in the request."""
+    ANY = "Any"
+    """From wherever the client says: engines connect to it."""
 
 
 class SplitMode(StrEnum):
@@ -269,6 +302,10 @@ class Tenant(_Wire, frozen=True, kw_only=True):
     weight: Positive = 1
     """Of its share of the tokens while tenants wait."""
     tokens_per_minute: Positive | None = None
+    """Uncached prompt and output together."""
+    input_tokens_per_minute: Positive | None = None
+    """Uncached."""
+    output_tokens_per_minute: Positive | None = None
     max_running_requests: Positive | None = None
     reasoning_tokens: NonNegative | None = None
     """Most in one request."""
@@ -282,6 +319,27 @@ class Tenancy(_Wire, frozen=True, kw_only=True):
     tenants: Annotated[tuple[Tenant, ...], Meta(min_length=1)]
     isolate_caches: bool = True
     """Whether a prompt of one is never found in the cache by another."""
+
+
+class OutputHealth(_Wire, frozen=True, kw_only=True):
+    """Whether engines are compared by what they say and how fast."""
+
+    mode: WatchMode = WatchMode.ACT
+    slow_engines: WatchMode = WatchMode.ACT
+    max_out_percent: Percent = 25
+    """Of all engines, that may be without work for it at a time; one always may, while another has its role."""
+    hold_seconds: Positive = 30
+    """How long one is without work the first time; twice as long each further time, 16 times as long at most."""
+    keep_samples: Annotated[int, Meta(ge=0, le=100)] = 0
+    """Ends of the last suspicious answers that are kept to be read by a person. 0: none, ever."""
+
+
+class Hedging(_Wire, frozen=True, kw_only=True):
+    """When a second engine is asked, too."""
+
+    after_milliseconds: Positive
+    max_percent: Annotated[int, Meta(ge=1, le=50)] = 5
+    """Of all requests."""
 
 
 class RouterConfig(_Wire, frozen=True, kw_only=True):
@@ -314,6 +372,11 @@ class RouterConfig(_Wire, frozen=True, kw_only=True):
     """
     admission: Admission = msgspec.field(default_factory=Admission)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+    media: Media = Media.DATA_URLS
+    tls: RouterTls | None = None
+    engine_tls: RouterToEngineTls | None = None
+    output_health: OutputHealth = msgspec.field(default_factory=OutputHealth)
+    hedging: Hedging | None = None
     tenancy: Tenancy | None = None
     """None: everybody who reaches the router is served."""
     reasoning_tokens: NonNegative | None = None
@@ -327,7 +390,7 @@ def decode(kind: type[T], document: bytes | str, *, source: str) -> T:
     """Read one wire document. ``source`` names it in the ConfigError that bad input raises."""
     try:
         return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{source} is not a valid {kind.__name__}: {error}") from None
 
 

@@ -57,6 +57,8 @@ class ScalingView:
     decisions: tuple[ScalingDecision, ...] = ()
     """The last ones, newest first."""
     slo: SloStatus | None = None
+    wellness: Finding | None = None
+    """Whether an engine stands out among its siblings; None where nobody has looked."""
     decides: bool = True
     """False where the spec alone says how many engines there are."""
 
@@ -198,6 +200,7 @@ def _findings(seen: Seen, roles: Mapping[Role, RoleStatus], now: float) -> list[
             progressing,
             _limited(seen),
             *(() if seen.scaling is None else (seen.scaling.metrics,)),
+            *(() if seen.scaling is None or seen.scaling.wellness is None else (seen.scaling.wellness,)),
             *seen.problems,
         )
     }

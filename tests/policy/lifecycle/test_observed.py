@@ -7,6 +7,7 @@ import pytest
 from paceline.api import labels
 from paceline.api.conditions import Reason
 from paceline.api.wire import Role
+from paceline.errors import HardwareError
 from paceline.policy.lifecycle.observed import read_pod, read_workload
 
 ADMIN = {"name": "admin", "containerPort": 2}
@@ -72,6 +73,28 @@ def test_trouble_of_a_pod_is_named(status: dict[str, Any], reason: Reason, words
     assert trouble is not None
     assert trouble.reason is reason
     assert words in trouble.message
+
+
+WORD = "vLLM ended by a fault of the hardware: CUDA error: uncorrectable ECC error encountered"
+
+
+def ended(code: int, *, ready: bool = False, where: str = "lastState", name: str = "engine") -> dict[str, Any]:
+    container = {"name": name, "ready": ready, where: {"terminated": {"exitCode": code, "message": WORD}}}
+    waiting = {} if where == "state" else {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    return {"containerStatuses": [{**container, **waiting}]}
+
+
+@pytest.mark.parametrize("where", ["state", "lastState"])
+def test_an_engine_whose_gpu_failed_says_so_in_its_last_word_and_it_is_more_than_crashing(where: str) -> None:
+    trouble = read_pod(pod(**ended(HardwareError.exit_code, where=where))).trouble
+    assert trouble is not None
+    assert (trouble.reason, trouble.message) == (Reason.GPU_ERROR, WORD)
+
+
+def test_an_engine_that_is_ready_again_or_ended_otherwise_has_no_gpu_error() -> None:
+    for status in (ended(HardwareError.exit_code, ready=True), ended(1), ended(7, name="sidecar")):
+        trouble = read_pod(pod(**status)).trouble
+        assert trouble is None or trouble.reason is Reason.CRASHING
 
 
 def test_a_pod_that_just_starts_is_in_no_trouble() -> None:

@@ -138,9 +138,25 @@ class TestRouterConfig:
         assert found.timeouts == wire.Timeouts(connect_milliseconds=1, first_byte_milliseconds=2, idle_milliseconds=3)
         assert found.local_prefill_tokens == 64
 
+    def test_says_what_follows_when_an_engine_stands_out(self) -> None:
+        health = {"mode": "Watch", "slowEngines": "Off", "maxOutPercent": 50, "holdSeconds": 60, "keepSamples": 5}
+        assert router_config(deployment(routing={"outputHealth": health})).output_health == wire.OutputHealth(
+            mode=wire.WatchMode.WATCH, slow_engines=wire.WatchMode.OFF, max_out_percent=50, hold_seconds=60,
+            keep_samples=5,
+        )  # fmt: skip
+
+    def test_says_when_a_second_engine_is_asked(self) -> None:
+        for given, expected in (
+            ({"afterMilliseconds": 800}, wire.Hedging(after_milliseconds=800)),
+            ({"afterMilliseconds": 800, "maxPercent": 2}, wire.Hedging(after_milliseconds=800, max_percent=2)),
+        ):
+            assert router_config(deployment(routing={"hedging": given})).hedging == expected
+        assert router_config(deployment()).hedging is None
+
     def test_has_the_limits_of_the_wire_where_the_resource_names_none(self) -> None:
         found = router_config(deployment())
         assert (found.admission, found.timeouts) == (wire.Admission(), wire.Timeouts())
+        assert found.output_health == wire.OutputHealth()
 
 
 class TestEngineProfile:

@@ -9,7 +9,14 @@ import yaml
 
 from paceline.controller.kinds import CHILDREN, LEASE, MODEL_DEPLOYMENT
 from paceline.policy.resources.access import router_access
-from paceline.policy.resources.install import cluster_rules, namespaced_rules, own_rules, render, whole_cluster_rules
+from paceline.policy.resources.install import (
+    cluster_rules,
+    namespaced_rules,
+    node_rules,
+    own_rules,
+    render,
+    whole_cluster_rules,
+)
 from tests.api.documents import ROOT, deployment
 
 
@@ -21,7 +28,7 @@ def verbs(resource: str, group: str) -> set[str]:
 def test_the_charts_file_is_what_the_code_makes() -> None:
     assert (ROOT / "helm" / "paceline" / "files" / "rights.yaml").read_text() == render()
     assert yaml.safe_load(render()) == {
-        "namespaced": namespaced_rules(), "cluster": whole_cluster_rules(), "own": own_rules()
+        "namespaced": namespaced_rules(), "cluster": whole_cluster_rules(), "nodes": node_rules(), "own": own_rules()
     }  # fmt: skip
 
 
@@ -50,3 +57,8 @@ def test_leases_are_its_own_namespaces_only() -> None:
 
 def test_of_the_cluster_itself_it_only_looks() -> None:
     assert {verb for rule in whole_cluster_rules() for verb in rule["verbs"]} == {"list", "watch"}
+
+
+def test_nodes_are_out_of_its_reach_unless_it_is_to_taint_them() -> None:
+    assert verbs("nodes", "") == set()
+    assert node_rules() == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}]

@@ -111,3 +111,18 @@ def test_a_tenant_s_model_must_be_one_that_is_served() -> None:
         SpecError, match=r"tenants\[1\]\.models: is not served here; use Qwen/Qwen3-32B \(found other\)"
     ):
         router_config(deployment(**closed(A, {**B, "models": ["other"]})))
+
+
+def test_input_and_output_limits_are_parted_among_routers_too() -> None:
+    limits = {"inputTokensPerMinute": 900, "outputTokensPerMinute": 90}
+    found = router_config(deployment(**closed({**A, **limits}, replicas=3))).tenancy
+    assert found is not None
+    assert (found.tenants[0].input_tokens_per_minute, found.tenants[0].output_tokens_per_minute) == (300, 30)
+
+
+def test_a_class_may_limit_reasoning_where_engines_know_where_it_ends() -> None:
+    slo = {"ttftMilliseconds": 1000, "itlMilliseconds": 50}
+    slo |= {"classes": [{"name": "fast", "ttftMilliseconds": 100, "itlMilliseconds": 50, "reasoningTokens": 9}]}
+    assert router_config(deployment(engine=PARSER, slo=slo)).classes[0].reasoning_tokens == 9
+    with pytest.raises(SpecError, match=r"spec\.slo\.classes\[0\]\.reasoningTokens: needs engines"):
+        router_config(deployment(slo=slo))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paceline.policy.engine.sequence import State
+from paceline.policy.health.signs import repetition
 from paceline_worker.emulator.engine import EmulatedEngine
 from paceline_worker.emulator.faults import Faults
 from paceline_worker.emulator.generation import Generation
@@ -45,7 +46,7 @@ class Running:
         self.source = source
 
     def submit(self, prompt: str, limit: int = 5, **fields: Any) -> tuple[Generation, Listener]:
-        made, listener = plan(prompt, ignore_eos=True, **fields), Listener()
+        made, listener = plan(prompt, **({"ignore_eos": True} | fields)), Listener()
         generation = Generation(
             made, made.prompts[0], 0, sink=listener, output_limit=limit, block_size=4, seed=0
         )  # fmt: skip
@@ -217,6 +218,29 @@ async def test_a_repeating_engine_says_one_token_for_ever() -> None:
     async with running() as one:
         one.engine.faults.replace(b'{"repetition": true}')
         assert set(await one.complete("hello", 20)) == {ord("o")}
+
+
+async def test_an_engine_can_be_told_to_say_a_phrase_for_ever() -> None:
+    async with running() as one:
+        one.engine.faults.replace(b'{"phrase": true}')
+        assert bytes(await one.complete("hello", 27)) == b"and so on " * 2 + b"and so "
+
+
+async def test_an_engine_can_be_told_to_say_letters_of_another_script_without_a_pattern() -> None:
+    async with running() as one:
+        one.engine.faults.replace(b'{"script": true}')
+        said = await one.complete("hello", 300)
+        assert all("\u0430" <= chr(token) <= "\u044f" for token in said)
+        assert repetition(said) is None
+
+
+async def test_an_endless_engine_stops_only_where_it_must() -> None:
+    async with running() as one:
+        usual = await one.complete("hello", 4000, ignore_eos=False)
+        one.engine.faults.replace(b'{"endless": true}')
+        endless = await one.complete("hello", 4000, ignore_eos=False)
+        assert len(usual) < len(endless) == 4000
+        assert endless[: len(usual) - 1] == usual[:-1]
 
 
 async def test_dropped_transfers_are_computed() -> None:

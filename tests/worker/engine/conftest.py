@@ -32,6 +32,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         settled = {"ports": ports, "source": source, "accelerators": accelerators, "drain_seconds": 30, **changes}
         config = engine_config(**settled)
         pids_file = tmp_path / f"pids-{len(programs)}"
+        word = tmp_path / f"termination-log-{len(programs)}"
+        word.touch()
         env = {
             **os.environ,
             "PYTHONPATH": str(FAKE_VLLM),
@@ -42,6 +44,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             "POD_NAMESPACE": "test",
             "POD_IP": "127.0.0.1",
             "FAKE_VLLM": mode,
+            "PACELINE_TERMINATION_LOG": str(word),
             "FAKE_VLLM_PIDS": str(pids_file),
             **({"PACELINE_PARENT_FD": str(pass_fds[0])} if pass_fds else {}),
         }
@@ -57,7 +60,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             pass_fds=pass_fds,
         )
         bound = config.ports
-        program = Program(process, f"http://127.0.0.1:{bound.api}", f"http://127.0.0.1:{bound.admin}", pids_file)
+        program = Program(process, f"http://127.0.0.1:{bound.api}", f"http://127.0.0.1:{bound.admin}", pids_file, word)
         programs.append(program)
         return program
 

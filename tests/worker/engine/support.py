@@ -54,6 +54,8 @@ class Program:
     api: str
     admin: str
     pids_file: Path
+    last_word: Path
+    """What the kubelet would find."""
 
     async def state(self) -> tuple[int, dict[str, Any]]:
         """Status and body of ``/readyz``; status 0 when nobody answers."""

@@ -95,3 +95,17 @@ async def test_a_program_that_does_not_exist_is_an_os_error():
 )
 def test_exit_statuses_in_words(status: int, words: str):
     assert describe_exit(status) == words
+
+
+async def test_a_line_that_alarms_is_told_while_the_child_lives_and_only_the_first():
+    code = "import time\nfor name in ('a', 'bad one', 'bad two'): print(name)\ntime.sleep(600)"
+    child = await ChildProcess.start(
+        [sys.executable, "-u", "-c", code], os.environ, prefix="", output=io.StringIO(),
+        alarming=lambda line: line.upper() if line.startswith("bad") else None,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(30):
+            assert await child.wait_for_alarm() == "BAD ONE"
+        assert child.alive
+    finally:
+        await child.stop(0)

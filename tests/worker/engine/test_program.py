@@ -6,13 +6,17 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from paceline.api import wire
+from paceline.errors import EngineError, HardwareError
 from tests.worker.engine.support import Start, gone, is_running
+from tests.worker.http.certificates import authority
 
 
 async def test_an_engine_is_ready_after_a_real_completion(start: Start):
@@ -243,3 +247,81 @@ async def test_a_missing_variable_is_one_line_without_a_traceback():
     assert output.decode() == (
         "error: The environment variable PACELINE_ENGINE_CONFIG is not set; an engine worker needs it.\n"
     )
+
+
+async def test_no_log_of_it_holds_prompts_or_answers(start: Start):
+    program = await start(backend="emulator", max_model_len=2048)
+    await program.ready()
+    secret = "canary-5b1d"
+    async with httpx.AsyncClient(timeout=30) as client:
+        body = {"model": "model-8b", "prompt": secret, "max_tokens": 12}
+        said = (await client.post(f"{program.api}/v1/completions", json=body)).json()["choices"][0]["text"]
+        for wrong in ({"max_tokens": secret}, {"model": secret}, {"prompt": {secret: secret}}, {"stream": secret}):
+            assert (await client.post(f"{program.api}/v1/completions", json=body | wrong)).status_code >= 400
+    program.process.terminate()
+    await program.process.wait()
+    written = await program.output()
+    assert "Ready after" in written, "the log was looked at"
+    assert secret not in written
+    assert said not in written
+
+
+async def test_an_engine_behind_tls_is_ready_by_its_own_certificate_and_served_to_who_has_one(
+    start: Start, tmp_path: Path
+):
+    signer = authority(tmp_path / "authority")
+    own = signer.sign(tmp_path / "own", "chat-engines.prod.svc")
+    tls = wire.EngineTls(folder=str(own), server_name="chat-engines.prod.svc", client_certificates=True)
+    program = await start(backend="emulator", max_model_len=2048, tls=tls)
+    await program.ready()
+    url = program.api.replace("http:", "https:") + "/v1/models"
+    context = ssl.create_default_context(cafile=str(own / "ca.crt"))
+    async with httpx.AsyncClient(verify=context) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.get(url)
+    context.load_cert_chain(own / "tls.crt", own / "tls.key")
+    async with httpx.AsyncClient(verify=context) as client:
+        assert (await client.get(url)).status_code == 200
+    program.process.send_signal(signal.SIGTERM)
+    assert await program.process.wait() == 0
+
+
+async def test_a_fault_of_the_gpu_makes_it_unready_at_once_and_ends_it_with_a_status_of_its_own(start: Start):
+    program = await start()
+    await program.ready()
+    await program.post("/ecc")
+    _, body = await program.until(lambda status, _: status == 503)
+    assert body == {"state": "failed", "reason": "vLLM reports a fault of the accelerator"}
+    assert await program.process.wait() == HardwareError.exit_code == 7
+    word = program.last_word.read_text()
+    assert word.endswith("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered")
+    assert f"error: {word}" in await program.output()
+    await gone(program.descendants())
+
+
+async def test_an_engine_that_does_no_step_is_unready_and_is_given_up_in_the_end(start: Start):
+    program = await start(stall_seconds=1)
+    await program.ready()
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
+    ):
+        assert await anext(stream.aiter_lines()) == "data: {}"
+        _, body = await program.until(lambda status, _: status == 503)
+        assert body["state"] == "ready"
+        assert "does no step" in body["reason"]
+        assert await program.process.wait() == EngineError.exit_code
+    assert "it is given up" in program.last_word.read_text()
+
+
+async def test_a_drain_does_not_wait_for_an_engine_that_does_no_step(start: Start):
+    program = await start(stall_seconds=1, drain_seconds=300)
+    await program.ready()
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
+    ):
+        assert await anext(stream.aiter_lines()) == "data: {}"
+        program.process.send_signal(signal.SIGTERM)
+        assert await program.process.wait() == 0
+    assert "It has done no step for 1 s; what it has is cut off." in await program.output()

@@ -212,3 +212,12 @@ def test_the_users_environment_wins_over_defaults_but_not_over_who_this_pod_is()
     assert environment["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "10.0.0.7"
     assert environment["HOME"] == "/home"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_tls_is_vllm_s_own_and_clients_need_certificates_only_where_that_is_asked_for():
+    made = plan(tls=wire.EngineTls(folder="/tls", server_name="e"))
+    assert (flag(made, "--ssl-certfile"), flag(made, "--ssl-keyfile")) == ("/tls/tls.crt", "/tls/tls.key")
+    assert "--enable-ssl-refresh" in made.argv
+    assert "--ssl-cert-reqs" not in made.argv
+    made = plan(tls=wire.EngineTls(folder="/tls", server_name="e", client_certificates=True))
+    assert (flag(made, "--ssl-ca-certs"), flag(made, "--ssl-cert-reqs")) == ("/tls/ca.crt", "2")

@@ -274,6 +274,51 @@ async def test_a_cancelled_request_cuts_its_connection() -> None:
             await server.lost.wait()
 
 
+async def test_the_first_bytes_of_a_body_can_be_waited_for_and_stay() -> None:
+    more = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+        await more.wait()
+        writer.write(b"ab")
+        await reader.read(1)  # the reader says nothing more: its end comes after the answer's
+        writer.close()
+
+    async with upstream(script) as server, pool() as one:
+        exchange = await one.open(server.address, GET)
+        ready = asyncio.create_task(exchange.ready())
+        await asyncio.sleep(0)
+        assert not ready.done()
+        more.set()
+        await ready
+        taken: list[bytes] = []
+        relay = asyncio.create_task(exchange.relay(taken.append))
+        await asyncio.sleep(0)
+        assert (taken, relay.done()) == ([b"ab"], False)
+        exchange.reject(UpstreamGarbage("enough"))
+        with pytest.raises(UpstreamGarbage):
+            await relay
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(b"content-length: 0\r\n\r\n", None), (b"content-length: 4\r\n\r\n", UpstreamClosed)],
+)
+async def test_a_body_that_never_begins_is_not_waited_for(answer: bytes, error: type[UpstreamError] | None) -> None:
+    async with upstream(once(b"HTTP/1.1 200 OK\r\n" + answer)) as server, pool() as one:
+        exchange = await one.open(server.address, GET)
+        try:
+            if error is None:
+                await exchange.ready()
+                assert await exchange.read(10) == b""
+            else:
+                with pytest.raises(error):
+                    await exchange.ready()
+        finally:
+            exchange.close()
+
+
 async def test_reading_rests_while_the_reader_of_the_answer_does() -> None:
     total = 64 << 20
     sent = 0

@@ -59,6 +59,15 @@ def test_a_pod_that_finishes_first_before_it_changes_its_role_takes_no_new_work_
     assert (described.role, described.state) == (wire.Role.DECODE, wire.EngineState.DRAINING)
 
 
+@pytest.mark.parametrize(("note", "tls"), [("true", True), ("false", False), (None, False)])
+def test_a_pod_says_whether_its_engine_speaks_tls(note: str | None, tls: bool) -> None:
+    found = pod("a")
+    found["metadata"]["annotations"] = {} if note is None else {labels.TLS: note}
+    described = endpoint(msgspec.convert(found, Pod))
+    assert described is not None
+    assert described.tls is tls
+
+
 @pytest.mark.parametrize("changes", [{"role": None}, {"role": "chef"}, {"ip": ""}, {"phase": "Failed"}])
 def test_a_pod_without_role_or_address_or_after_its_end_is_no_engine(changes: dict[str, Any]) -> None:
     assert seen(**changes) is None

@@ -30,6 +30,31 @@ from tests.worker.router.fakes import (
 PREFILL = wire.Role.PREFILL
 
 
+# --- how long an answer may live
+
+
+async def test_a_stream_that_lives_too_long_ends_with_an_error_event_and_its_engine_is_told(tmp_path: Path) -> None:
+    engine = FakeEngine("a", behaviour=stream_then_hang)
+    async with bench(tmp_path, engine, timeouts=wire.Timeouts(answer_seconds=1)) as router:
+        reply = await router.complete(stream=True)
+        assert reply.status_code == 200
+        assert "begun" in reply.text
+        assert "longer than 1 s" in reply.text
+        await engine.abandoned.wait()
+        await until(router.is_idle)
+        assert await router.metric("requests_total", outcome="expired", path="/v1/completions") == 1
+
+
+async def test_an_answer_that_takes_too_long_to_begin_is_a_504(tmp_path: Path) -> None:
+    engine = FakeEngine("a", behaviour=hang)
+    async with bench(tmp_path, engine, timeouts=wire.Timeouts(answer_seconds=1)) as router:
+        reply = await router.complete()
+        assert reply.status_code == 504
+        assert "longer than 1 s" in reply.json()["error"]["message"]
+        await engine.abandoned.wait()
+        await until(router.is_idle)
+
+
 # --- the good path
 
 

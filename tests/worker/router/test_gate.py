@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import uvloop
@@ -10,10 +13,16 @@ import uvloop
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.fleet import NominalModel
+from paceline_worker.http.message import Response
+from paceline_worker.http.upstream import Exchange
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Fleet
-from paceline_worker.router.gate import Gate, Place
+from paceline_worker.router.gate import Gate
+from paceline_worker.router.parse import Kind, Rules, parse
+from paceline_worker.router.places import Place
+from paceline_worker.router.resume.transcript import Transcript
 from paceline_worker.router.settings import placement_settings
+from paceline_worker.router.yielding import Guest
 from tests.worker.router.fakes import config
 
 VIEW = RequestView(prompt_tokens=10)
@@ -22,8 +31,13 @@ VIEW = RequestView(prompt_tokens=10)
 class Ask:
     """A request that always looks the same."""
 
-    def __init__(self, view: RequestView) -> None:
+    def __init__(self, view: RequestView, held_bytes: int = 1000, *, begun: bool = False) -> None:
         self._view = view
+        self.begun = begun
+        self.claims = view.priority >= 0
+        self.guest: Guest | None = None
+        self.held_bytes = held_bytes
+        self.priority = view.priority
 
     def view(self) -> RequestView:
         return self._view
@@ -33,8 +47,8 @@ class Ask:
 
 
 class Bench:
-    def __init__(self, tenancy: wire.Tenancy | None = None, **admission: int) -> None:
-        limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))
+    def __init__(self, tenancy: wire.Tenancy | None = None, **admission: int | wire.Late) -> None:
+        limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))  # type: ignore[arg-type]
         settings = config(admission=limits, tenancy=tenancy)
         self.fleet = Fleet(on_change=lambda: None, on_gone=lambda _: None)
         model = NominalModel()
@@ -121,6 +135,84 @@ async def test_a_tenant_that_fills_the_queue_keeps_no_other_out_of_it() -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_would_wait_in_vain_is_refused_at_once() -> None:
+    bench = Bench(max_queue_seconds=2)
+    bench.engines("a")
+    running = await bench.gate.place(Ask(VIEW))
+    waiting = [await bench.waiting() for _ in range(40)]
+    await asyncio.sleep(0.05)
+    for served in range(4):  # then it stands still
+        running.release()
+        running = await waiting[served]
+    waiting, refused = waiting[4:], None
+    async with asyncio.timeout(1.5):  # long before the queue's deadline
+        while refused is None:
+            await asyncio.sleep(0.01)
+            task = await bench.waiting()
+            refused = task.exception() if task.done() else None
+            waiting += [task] if refused is None else []
+    assert isinstance(refused, ApiError)
+    assert (refused.status, refused.reason) == (429, "in-vain")
+    assert refused.retry_after
+    resumed = asyncio.create_task(bench.gate.place(Ask(VIEW, begun=True)))
+    await asyncio.sleep(0)
+    assert not resumed.done(), "a stream that has begun is not refused"
+    running.release()
+    for task in (*waiting, resumed):
+        task.cancel()
+    for ended in await asyncio.gather(*waiting, resumed, return_exceptions=True):
+        if isinstance(ended, Place):
+            ended.release()
+    assert (bench.gate.waiting, bench.gate.queued_bytes) == (0, 0)
+
+
+async def test_late_requests_that_are_too_many_are_given_up_before_the_end_of_their_wait() -> None:
+    bench = Bench(max_queue_seconds=3, late=wire.Late.REFUSE)
+    bench.engines("a")
+    running = await bench.gate.place(Ask(VIEW))
+    waits = await bench.waiting(RequestView(prompt_tokens=10, ttft_seconds=0.01))
+    async with asyncio.timeout(2):
+        while not waits.done():
+            await asyncio.sleep(0.02)
+            bench.gate.tick(0.02)
+    with pytest.raises(ApiError, match="as can be served in time"):
+        waits.result()
+    running.release()
+    (await bench.gate.place(Ask(VIEW))).release()
+
+
+async def test_requests_wait_only_as_long_as_memory_is_left_for_them() -> None:
+    bench = Bench(max_queued_bytes=10_000)
+    large = await bench.waiting()
+    large.cancel()
+    first = asyncio.create_task(bench.gate.place(Ask(VIEW, 20_000)))  # one may always wait, however large
+    await asyncio.sleep(0)
+    assert bench.gate.queued_bytes == 20_000
+    with pytest.raises(ApiError, match="20000 bytes") as caught:
+        await bench.gate.place(Ask(VIEW, 1))
+    assert (caught.value.status, caught.value.reason) == (429, "queue-memory")
+    first.cancel()
+    await asyncio.gather(first, large, return_exceptions=True)
+    assert bench.gate.queued_bytes == 0
+
+
+async def test_work_of_low_priority_leaves_room_for_what_comes_and_goes_behind_it() -> None:
+    bench = Bench(max_running_per_engine=8)
+    bench.engines("a")
+    batch = RequestView(prompt_tokens=10, priority=-1)
+    running = [await bench.gate.place(Ask(batch)) for _ in range(7)]
+    waits = await bench.waiting(batch)
+    assert not waits.done()
+    interactive = await bench.waiting()
+    assert (await interactive).decode.name == "a"
+    running.pop().release()
+    assert not waits.done(), "seven others still run"
+    interactive.result().release()
+    running += [await waits]
+    for place in running:
+        place.release()
 
 
 async def test_a_request_that_wakes_a_sleeping_deployment_is_held_past_the_queue_deadline() -> None:
@@ -259,3 +351,80 @@ def test_an_alarm_that_is_due_at_once_may_be_set_again() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+class Stream(Guest):
+    """A batch stream that can give way, and does at once."""
+
+    def __init__(self, bench: Bench, tokens: int = 0) -> None:
+        body = b'{"model":"test-model","prompt":"x","stream":true}'
+        rules = Rules(frozenset({"test-model"}), frozenset(), None, wire.Media.REFUSE)
+        call = parse(Kind.COMPLETION, body, rules)
+        super().__init__(call, -1, tokens, cast("Response", SimpleNamespace(started=False)))
+        self.transcript = Transcript(show_ids=False)
+        self._bench = bench
+        self._hosted = ExitStack()
+        self.place: Place | None = None
+
+    async def run(self) -> Stream:
+        self.place = place = await self._bench.gate.place(Ask(RequestView(prompt_tokens=10, priority=-1)))
+        exchange = cast("Exchange", SimpleNamespace(reject=lambda _: asyncio.get_running_loop().call_soon(self.end)))
+        self._hosted.enter_context(self._bench.gate.guests.hosted(self, place.decode.name, exchange))
+        return self
+
+    def end(self) -> None:
+        self._hosted.close()
+        if self.place is not None:
+            self.place.release()
+            self.place = None
+
+
+async def test_the_room_of_those_who_give_way_goes_to_those_they_gave_way_to() -> None:
+    bench = Bench(max_running_per_engine=4)
+    bench.engines("a")
+    streams = [await Stream(bench, tokens).run() for tokens in (30, 10, 20)]
+    first = await bench.gate.place(Ask(VIEW))
+    behind = await bench.waiting(RequestView(prompt_tokens=10, priority=-1))
+    came = [await bench.waiting() for _ in range(2)]
+    places = await asyncio.gather(*came)
+    assert [one.place is None for one in streams] == [False, True, True], "the youngest two"
+    assert not behind.done()
+    for place in (first, *places):
+        place.release()
+    (await behind).release()
+    streams[0].end()
+
+
+async def test_a_batch_stream_that_broke_has_no_other_give_way() -> None:
+    bench = Bench(max_running_per_engine=2)
+    bench.engines("a")
+    stream = await Stream(bench).run()
+    running = await bench.gate.place(Ask(VIEW))
+    broken = Ask(RequestView(prompt_tokens=10, priority=1000), begun=True)
+    broken.claims = False
+    waits = asyncio.create_task(bench.gate.place(broken))
+    await asyncio.sleep(0.01)
+    assert stream.place is not None
+    assert not waits.done()
+    running.release()
+    (await waits).release()
+    stream.end()
+
+
+async def test_those_who_lack_a_prefill_engine_have_only_one_stream_give_way_for_them() -> None:
+    bench = Bench(max_running_per_engine=8)
+    bench.engines("a", prefill=("p",))
+    streams = [await Stream(bench).run() for _ in range(7)]
+    first = await bench.gate.place(Ask(VIEW))
+    long = [await bench.waiting(RequestView(prompt_tokens=20_000)) for _ in range(4)]
+    placed = await long[0]
+    await asyncio.sleep(0.01)
+    assert placed.prefill is not None
+    assert sum(one.place is None for one in streams) == 2, "one for who was placed, one for the three others"
+    for task in long[1:]:
+        task.cancel()
+    await asyncio.gather(*long[1:], return_exceptions=True)
+    for one in streams:
+        one.end()
+    placed.release()
+    first.release()

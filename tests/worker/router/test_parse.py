@@ -30,7 +30,7 @@ def chat(**body: Any) -> bytes:
         (Kind.COMPLETION, b"", 400, None, "JSON object"),
         (Kind.COMPLETION, b"{", 400, None, "JSON object"),
         (Kind.COMPLETION, b"[1]", 400, None, "JSON object"),
-        (Kind.COMPLETION, b'{"model":"\xff"}', 400, "model", "a string"),
+        (Kind.COMPLETION, b'{"model":"\xff"}', 400, None, "must be a JSON object"),
         (Kind.COMPLETION, completion(model="gpt-5"), 404, "model", "gpt-5 does not exist here; served are: adapter, m"),
         (Kind.COMPLETION, completion(model="x" * 500), 404, "model", "x..."),
         (Kind.COMPLETION, completion(model=5), 400, "model", "must be a string, not 5"),
@@ -54,6 +54,8 @@ def chat(**body: Any) -> bytes:
         (Kind.CHAT, b'{"model":"m","messages":[ ]}', 400, "messages", "at least one"),
         (Kind.CHAT, chat(messages="hi"), 400, "messages", "must be a list"),
         (Kind.OTHER, b'{"model":"x"}', 404, "model", "does not exist"),
+        (Kind.OTHER, completion(kv_transfer_params={"remote_host": "a"}), 400, "kv_transfer_params", "leave it out"),
+        (Kind.CHAT, b'{"model":"m","messages":[{"role":"\xed\xa0\x80"}]}', 400, None, "must be a JSON object"),
     ],
 )
 def test_a_wrong_body_is_refused(kind: Kind, body: bytes, status: int, param: str | None, said: str) -> None:

@@ -61,7 +61,7 @@ class FakeResponse:
 async def relayed(pieces: list[bytes]) -> FakeResponse:
     response, transcript = FakeResponse(), Transcript(show_ids=False)
     exchange = cast("Any", FakeExchange(pieces))
-    await StreamRelay(exchange, cast("Any", response), (), VirtualClock(), lambda: None, transcript).run()
+    await StreamRelay(exchange, cast("Any", response), (), VirtualClock(), lambda: None, transcript, None).run()
     return response
 
 

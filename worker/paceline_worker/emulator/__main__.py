@@ -21,6 +21,7 @@ from paceline_worker.emulator.metrics import Metrics
 from paceline_worker.emulator.options import Options, parse
 from paceline_worker.emulator.transfer import BlockSource
 from paceline_worker.http.server import Limits, serve
+from paceline_worker.http.tls import follow, server_files
 
 log = logging.getLogger("paceline_worker.emulator")
 
@@ -51,20 +52,25 @@ async def run(options: Options) -> None:
             await publisher.start()
         if source is not None and options.side_channel is not None:
             await source.start(*options.side_channel)
+        tls = None if options.tls is None else server_files(*options.tls)
+        context = None if tls is None else tls.get()
         try:
-            server = await serve(Api(options, engine).handle, options.host, options.port, limits=LIMITS)
+            server = await serve(Api(options, engine).handle, options.host, options.port, limits=LIMITS, tls=context)
         except OSError as error:
             raise EngineError(
                 f"The emulator can't listen on {options.host}:{options.port}: {error.strerror}. Choose a free --port."
             ) from None
         _log_start(options, server.port, source)
         steps = asyncio.create_task(engine.run(), name="engine loop")
+        renewing = asyncio.create_task(follow(tls, server), name="certificates") if tls is not None else None
         stopped = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait((steps, stopped), return_when=asyncio.FIRST_COMPLETED)
         failed = steps.done()
         await server.close(0.0 if failed else SHUTDOWN_SECONDS)
         stopped.cancel()
         steps.cancel()
+        if renewing is not None:
+            renewing.cancel()
         results = await asyncio.gather(steps, stopped, return_exceptions=True)
         if failed and isinstance(results[0], BaseException):
             raise results[0]

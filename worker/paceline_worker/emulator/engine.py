@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 MOST_LAG_SECONDS: Final = 0.25
 """Further behind its deadlines than this, the loop gives up catching up and counts the difference."""
-REPEATED_TOKEN: Final = ord("o")
 
 
 class EmulatedEngine:
@@ -163,7 +162,6 @@ class EmulatedEngine:
 
     def _deliver(self, step: Step) -> None:
         now = time.monotonic()
-        forced = REPEATED_TOKEN if self.faults.now.repetition else None
         same_gap, same_count = 0.0, 0
         metrics, faults = self.metrics, self.faults
         said = 0
@@ -184,7 +182,7 @@ class EmulatedEngine:
                     same_gap, same_count = gap, 0
                 same_count += 1
             generation.last_token_at = now
-            generation.say(forced)
+            generation.say(faults.says(len(generation.output)), endless=faults.now.endless)
             said += 1
             if generation.finish_reason is not None:
                 self.model.finish(sequence)

@@ -8,10 +8,18 @@ from typing import Final
 
 import msgspec
 
+from paceline.unreadable import UNREADABLE
 from paceline_worker.emulator.errors import malformed
 
 DEATH_STATUS: Final = 86
 """Exit status of an emulator that was told to die."""
+
+
+REPEATED_TOKEN: Final = ord("o")
+REPEATED_PHRASE: Final = b"and so on "
+CYRILLIC: Final = range(0x430, 0x450)
+_STEP: Final = 0x9E3779B97F4A7C15
+"""Of a Weyl sequence: its letters never repeat a pattern."""
 
 
 class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -28,7 +36,13 @@ class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     die_after_tokens: int | None = None
     """Exit without a word after so many more tokens."""
     repetition: bool = False
-    """Say the same token for ever."""
+    """Say the same token for ever, as vLLM does when its logits are NaN."""
+    phrase: bool = False
+    """Say the same words for ever."""
+    endless: bool = False
+    """Never find an end."""
+    script: bool = False
+    """Say Cyrillic letters, whatever the prompt."""
     drop_transfers: bool = False
     """Fetch no KV blocks."""
 
@@ -46,7 +60,7 @@ class Faults:
         """Take new settings. Raises ApiError 400."""
         try:
             settings = msgspec.json.decode(body, type=FaultSettings)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise malformed(str(error)) from None
         if not 0 < settings.slow < float("inf"):
             raise malformed(f"slow must be positive, got {settings.slow}", "slow")
@@ -58,6 +72,17 @@ class Faults:
             self._thawed.clear()
         else:
             self._thawed.set()
+
+    def says(self, position: int) -> int | None:
+        """The token that comes out instead of the right one, after so many others; None where the right one does."""
+        now = self.now
+        if now.repetition:
+            return REPEATED_TOKEN
+        if now.phrase:
+            return REPEATED_PHRASE[position % len(REPEATED_PHRASE)]
+        if now.script:
+            return CYRILLIC[(position * _STEP >> 40) % len(CYRILLIC)]
+        return None
 
     async def wait_thawed(self) -> None:
         """Return at once unless frozen."""

@@ -103,8 +103,10 @@ class Generation:
             self._prompt_state = fold(self.prompt[:-1])
         return self._prompt_state
 
-    def say(self, forced: int | None = None) -> None:
-        """Produce the next token (or ``forced``) and hand it on. Sets ``finish_reason`` if it was the last."""
+    def say(self, forced: int | None = None, *, endless: bool = False) -> None:
+        """Produce the next token (or ``forced``) and hand it on. Sets ``finish_reason`` if it was the last; an
+        ``endless`` text has no last one of its own.
+        """
         voice = self.voice
         if voice is None:
             state = self.prompt_state() if self.remote_state is None else self.remote_state
@@ -113,7 +115,7 @@ class Generation:
         plan = self.plan
         output = self.output
         if forced is None:
-            token = voice.next(may_end=not plan.ignore_eos and len(output) >= plan.min_tokens)
+            token = voice.next(may_end=not (endless or plan.ignore_eos) and len(output) >= plan.min_tokens)
         else:
             token = forced
             voice.take(token)

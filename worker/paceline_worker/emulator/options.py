@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,6 +15,7 @@ import msgspec
 from paceline.errors import ConfigError
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import get_profile
+from paceline.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class Options:
     kv_lease_seconds: float
     prompt_tokens_details: bool
     faults: bool
+    tls: tuple[Path, Path, Path | None] | None = None
+    """Certificate, key, and the authority whose certificates clients need."""
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -112,6 +117,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         kv_lease_seconds=_lease_seconds(transfer),
         prompt_tokens_details=flags.enable_prompt_tokens_details,
         faults=flags.enable_faults,
+        tls=_tls(flags),
     )
 
 
@@ -139,8 +145,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="changes what is said")
     parser.add_argument("--profile", default=DEFAULT_PROFILE, help="engine profile, such as qwen3-32b-h200-tp2")
     parser.add_argument("--speed", type=float, default=1.0, help="10: all modelled time passes ten times faster")
+    parser.add_argument("--ssl-certfile", type=Path, help="serve HTTPS; renewed files are read")
+    parser.add_argument("--ssl-keyfile", type=Path)
+    parser.add_argument("--ssl-ca-certs", type=Path)
+    parser.add_argument("--ssl-cert-reqs", type=int, choices=(0, 1, 2), default=0, help="2: clients need a certificate")
+    parser.add_argument("--enable-ssl-refresh", action="store_true", help="always so here")
     parser.add_argument("--enable-faults", action="store_true", help="accept POST /emulator/faults")
     return parser
+
+
+def _tls(flags: argparse.Namespace) -> tuple[Path, Path, Path | None] | None:
+    if flags.ssl_certfile is None:
+        return None
+    if flags.ssl_keyfile is None:
+        raise ConfigError("--ssl-keyfile: missing; --ssl-certfile needs it.")
+    required = flags.ssl_cert_reqs == ssl.CERT_REQUIRED
+    if required and flags.ssl_ca_certs is None:
+        raise ConfigError("--ssl-ca-certs: missing; --ssl-cert-reqs 2 needs it.")
+    return flags.ssl_certfile, flags.ssl_keyfile, flags.ssl_ca_certs if required else None
 
 
 def _positive(text: str) -> int:
@@ -160,7 +182,7 @@ def _document(flag: str, text: str | None, kind: type[T]) -> T | None:
         return None
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{flag} is not valid: {error}") from None
 
 

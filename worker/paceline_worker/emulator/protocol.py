@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from paceline.unreadable import UNREADABLE
 from paceline_worker.emulator.errors import ApiError, malformed, not_found
 from paceline_worker.emulator.tokens import VOCABULARY, encode, message_text, render_chat
 
@@ -142,7 +143,7 @@ def read(kind: type[Body], body: bytes) -> Body:
     """Decode a body. Raises ApiError 400 that names the field."""
     try:
         return msgspec.json.decode(body, type=kind, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         where = str(error).rpartition(" - at `$")[2].strip("`.") if " - at `$" in str(error) else None
         raise malformed(f"1 validation error:\n  {error}", where or None) from None
 

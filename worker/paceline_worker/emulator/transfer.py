@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from paceline.errors import EngineError
+from paceline.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class BlockSource:
                     await writer.drain()
                 elif message.done is not None:
                     self._release(message.done)
-        except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, TimeoutError, ValueError, *UNREADABLE) as error:
             log.info("a KV side channel connection ended early: %s %s", type(error).__name__, error)
         finally:
             writer.close()
@@ -155,7 +156,7 @@ async def fetch(location: Location, *, tokens: int, seconds: float) -> int:
         await asyncio.sleep(seconds)
         writer.write(msgspec.json.encode({"done": location.remote_request_id}) + b"\n")
         await writer.drain()
-    except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+    except (OSError, TimeoutError, ValueError, *UNREADABLE) as error:
         raise TransferError(f"the other engine broke off: {type(error).__name__} {error}") from None
     else:
         return reply.state

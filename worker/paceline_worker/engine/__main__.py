@@ -5,6 +5,7 @@ line and an exit code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -23,6 +24,11 @@ from paceline_worker.engine.settings import Backend, Settings, from_environment
 from paceline_worker.engine.vllm_args import vllm_plan
 from paceline_worker.engine.worker import EngineWorker
 
+TERMINATION_LOG: Final = "/dev/termination-log"
+"""A pod's ``terminationMessagePath`` by default."""
+TERMINATION_LOG_ENV: Final = "PACELINE_TERMINATION_LOG"
+LONGEST_WORD: Final = 1000
+"""Characters; the kubelet keeps 4096 bytes of all containers together."""
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s engine: %(message)s"
 
 
@@ -38,8 +44,16 @@ def main() -> int:
             asyncio.run(_run(settings, plan))
     except PacelineError as error:
         sys.stderr.write(f"error: {error}\n")
+        leave_word(str(error), Path(os.environ.get(TERMINATION_LOG_ENV, TERMINATION_LOG)))
         return error.exit_code
     return 0
+
+
+def leave_word(message: str, log: Path) -> None:
+    """Where the kubelet looks for a container's last word. Outside of a pod there is no such file, and none is made."""
+    with contextlib.suppress(OSError):
+        if log.is_file():
+            log.write_text(message[:LONGEST_WORD], "utf-8")
 
 
 def _plan(settings: Settings, run_directory: str) -> LaunchPlan:

@@ -52,8 +52,8 @@ class AdminServer:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         status = self._status
-        reason = status.reason if status.healthy else "the engine does not answer its health checks"
-        return web.json_response({"state": status.state.value, "reason": reason}, status=200 if status.ready else 503)
+        document = {"state": status.state.value, "reason": status.why}
+        return web.json_response(document, status=200 if status.ready else 503)
 
     async def _state(self, _: web.Request) -> web.Response:
         status = self._status

@@ -12,7 +12,7 @@ from paceline.api import wire
 from paceline_worker.engine.kv_connectors import kv_transfer_config
 from paceline_worker.engine.launch import LaunchPlan
 from paceline_worker.engine.settings import Settings
-from paceline_worker.engine.vllm_args import kv_events_config, lora_modules
+from paceline_worker.engine.vllm_args import kv_events_config, lora_modules, tls_args
 
 EMULATOR: Final = ("-m", "paceline_worker.emulator")
 
@@ -21,6 +21,7 @@ def emulator_plan(settings: Settings, *, python: str) -> LaunchPlan:
     """How to start the emulator: one process, even for an engine that spans nodes."""
     config = settings.config
     argv = [python, *EMULATOR, "--host", settings.bind_host, "--port", str(config.ports.api)]
+    argv += tls_args(config)
     argv += ["--model", config.model, "--served-model-name", *config.served_names]
     if config.lora_adapters:
         argv += ["--lora-modules", *lora_modules(config)]

@@ -33,7 +33,9 @@ class _StatusCollector(Collector):
             },
         )
         yield GaugeMetricFamily("paceline_engine_ready", "1 while new work may come", value=int(status.ready))
-        yield GaugeMetricFamily("paceline_engine_healthy", "0 while health checks fail", value=int(status.healthy))
+        yield GaugeMetricFamily(
+            "paceline_engine_healthy", "0 while health checks fail, or no step is done", value=int(status.well)
+        )
         yield GaugeMetricFamily(
             "paceline_engine_accelerators",
             "Accelerators that this pod holds; what an emulated engine stands for",

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, TextIO, TypeAlias
 
 KEPT_LINES: Final = 400
 """Lines of a child's output that are kept for a message about its end."""
@@ -30,22 +30,52 @@ PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 LINUX: Final = sys.platform == "linux"
 
+Alarming: TypeAlias = "Callable[[str], str | None]"
+"""What a line says that must not wait until the child ends; None where it says no such thing."""
+
 
 class ChildProcess:
     """A running child. Make one with :meth:`start`."""
 
-    __slots__ = ("_lines", "_process", "_reader", "_waiter")
+    __slots__ = ("_alarm", "_lines", "_process", "_reader", "_waiter")
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: threading.Thread, lines: deque[str]) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: threading.Thread,
+        lines: deque[str],
+        alarm: asyncio.Future[str],
+    ) -> None:
+        self._alarm = alarm
         self._process = process
         self._reader = reader
         self._lines = lines
         self._waiter = asyncio.create_task(process.wait(), name="wait for the child")
 
     @classmethod
-    async def start(cls, argv: Sequence[str], env: Mapping[str, str], *, prefix: str, output: TextIO) -> ChildProcess:
-        """Start ``argv``; its lines go to ``output`` behind ``prefix``. Raises OSError when it can't be started."""
+    async def start(
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        prefix: str,
+        output: TextIO,
+        alarming: Alarming = lambda _: None,
+    ) -> ChildProcess:
+        """Start ``argv``; its lines go to ``output`` behind ``prefix``, and the first that is ``alarming`` ends
+        :meth:`wait_for_alarm`. Raises OSError when it can't be started.
+        """
         become_reaper()
+        loop = asyncio.get_running_loop()
+        alarm: asyncio.Future[str] = loop.create_future()
+
+        def heard(line: str) -> None:
+            found = None if alarm.done() else alarming(line)
+            if found is not None:
+                # The loop is closed once nobody waits for its child any more.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_raise_alarm, alarm, found)
+
         receiving, sending = os.pipe()
         with contextlib.ExitStack() as unless_started:
             unless_started.callback(os.close, receiving)
@@ -64,10 +94,11 @@ class ChildProcess:
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         # A thread, not a task: whoever reads our output may be slow, and that must not stop the health checks.
         reader = threading.Thread(
-            target=_forward, args=(os.fdopen(receiving, "rb"), prefix, output, lines), daemon=True, name="child output"
-        )
+            target=_forward, args=(os.fdopen(receiving, "rb"), prefix, output, lines, heard), daemon=True,
+            name="child output",
+        )  # fmt: skip
         reader.start()
-        return cls(process, reader, lines)
+        return cls(process, reader, lines, alarm)
 
     @property
     def pid(self) -> int:
@@ -87,6 +118,10 @@ class ChildProcess:
     async def wait(self) -> int:
         """Wait for its end. Exit status, or minus the signal's number."""
         return await asyncio.shield(self._waiter)
+
+    async def wait_for_alarm(self) -> str:
+        """Wait for a line that is alarming; what it says."""
+        return await asyncio.shield(self._alarm)
 
     async def drain_output(self, seconds: float) -> None:
         """Wait until its output has been read to the end, at most ``seconds``: descendants may keep it open."""
@@ -166,6 +201,11 @@ async def wait_for_any(pids: Iterable[int]) -> int:
         return await ended
 
 
+def _raise_alarm(alarm: asyncio.Future[str], found: str) -> None:
+    if not alarm.done():
+        alarm.set_result(found)
+
+
 def _settle(ended: asyncio.Future[int], pid: int) -> None:
     if not ended.done():
         ended.set_result(pid)
@@ -205,11 +245,12 @@ def _die_with(parent: int) -> Callable[[], None] | None:
     return in_child
 
 
-def _forward(pipe: BinaryIO, prefix: str, output: TextIO, lines: deque[str]) -> None:
+def _forward(pipe: BinaryIO, prefix: str, output: TextIO, lines: deque[str], heard: Callable[[str], None]) -> None:
     with pipe:
         while raw := pipe.readline(LINE_LIMIT):
             line = raw.decode(errors="replace").rstrip()
             lines.append(line)
+            heard(line)
             with contextlib.suppress(BrokenPipeError):
                 output.write(f"{prefix}{line}\n")
                 output.flush()

@@ -30,6 +30,8 @@ class EngineStatus:
     pid: int | None = None
     healthy: bool = True
     """False while a ready engine does not answer its health checks."""
+    stalled: bool = False
+    """True while a ready engine runs requests and does no step."""
     in_flight: int | None = None
     """Requests running and waiting, as last seen; None when nobody has asked yet."""
     start_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -37,7 +39,19 @@ class EngineStatus:
     @property
     def ready(self) -> bool:
         """Whether new work may come."""
-        return self.state is State.READY and self.healthy
+        return self.state is State.READY and self.well
+
+    @property
+    def well(self) -> bool:
+        """Whether it answers, and gets done what it runs."""
+        return self.healthy and not self.stalled
+
+    @property
+    def why(self) -> str:
+        """The reason for people, of readiness or its lack."""
+        if not self.healthy:
+            return "the engine does not answer its health checks"
+        return "the engine runs requests and does no step" if self.stalled else self.reason
 
     def move(self, state: State, reason: str) -> None:
         """Enter ``state``; ``reason`` is for people. A draining engine only stops or fails, a failed one has failed."""

@@ -6,6 +6,7 @@ Flags and variables are those of vLLM 0.32; ``tests/vllm/test_arguments.py`` hol
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -66,7 +67,18 @@ def kv_events_config(config: wire.EngineConfig, pod: Pod, *, host: str = "*") ->
 def _server_args(settings: Settings) -> list[str]:
     args = ["--host", settings.bind_host, "--port", str(settings.config.ports.api)]
     # The worker and Prometheus ask every second or so; the log is for requests.
-    return [*args, "--disable-access-log-for-endpoints", "/health,/metrics"]
+    return [*args, *tls_args(settings.config), "--disable-access-log-for-endpoints", "/health,/metrics"]
+
+
+def tls_args(config: wire.EngineConfig) -> list[str]:
+    """Flags of the API over HTTPS; vLLM reads renewed files itself."""
+    if config.tls is None:
+        return []
+    folder = PurePosixPath(config.tls.folder)
+    args = ["--ssl-certfile", str(folder / "tls.crt"), "--ssl-keyfile", str(folder / "tls.key"), "--enable-ssl-refresh"]
+    if config.tls.client_certificates:
+        args += ["--ssl-ca-certs", str(folder / "ca.crt"), "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))]
+    return args
 
 
 def lora_modules(config: wire.EngineConfig) -> list[str]:

@@ -12,18 +12,19 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, TextIO
 
 from paceline.clock import Clock
-from paceline.errors import EngineError, PacelineError
+from paceline.errors import EngineError, HardwareError, PacelineError
 from paceline_worker.engine import accelerators
 from paceline_worker.engine.admin import AdminServer
 from paceline_worker.engine.client import EngineClient
 from paceline_worker.engine.cores import share_cores
-from paceline_worker.engine.diagnosis import explain_exit
+from paceline_worker.engine.diagnosis import accelerator_fault, explain_exit, hardware_fault
 from paceline_worker.engine.drain import wait_idle
 from paceline_worker.engine.health import watch_health
 from paceline_worker.engine.launch import LaunchPlan
 from paceline_worker.engine.metrics import EngineMetrics
 from paceline_worker.engine.ports import check_ports
 from paceline_worker.engine.process import ChildProcess, describe_exit, named_descendants, wait_for_any
+from paceline_worker.engine.progress import PERIOD_SECONDS, watch_progress
 from paceline_worker.engine.settings import Backend, Settings
 from paceline_worker.engine.status import EngineStatus, State
 from paceline_worker.engine.warmup import become_ready
@@ -36,6 +37,8 @@ VLLM_WORKERS: Final = "VLLM::Worker"
 """Title of those of them that compute."""
 CRASH_SECONDS: Final = 15.0
 """How long a child that lost one of its processes may take to say why and end."""
+FAULT_SECONDS: Final = 2.0
+"""The same for one that reported a fault of its accelerator: nothing comes of it any more."""
 LAST_WORDS_SECONDS: Final = 2.0
 """How long to read the output of a child that ended."""
 
@@ -76,7 +79,7 @@ class EngineWorker:
     async def run(self) -> None:
         """Returns after a stop that was asked for. Raises PacelineError when the engine can't start or ends alone."""
         config = self._settings.config
-        client = EngineClient(f"http://{self._own_host()}:{config.ports.api}", config.served_names[0])
+        client = EngineClient(f"{self._own_host()}:{config.ports.api}", config.served_names[0], config.tls)
         admin = AdminServer(self.status, self._metrics, client)
         try:
             await admin.start(self._settings.bind_host, config.ports.admin)
@@ -122,12 +125,29 @@ class EngineWorker:
         self.status.move(State.READY, "serving")
         log.info("Ready after %.1f s: %s on port %d.", elapsed, config.served_names[0], config.ports.api)
 
-        watching = watch_health(client, self.status) if self._plan.serves_api else asyncio.Event().wait()
+        watching = self._watch(client) if self._plan.serves_api else asyncio.Event().wait()
         ended = self._ended(child, parts)
         await self._first(exited=ended, watching=watching, stop=self.stop.drain.wait())
         await self._explain(child, "while it was serving")
         if self._plan.serves_api:
             await self._drain(child, parts, client)
+
+    async def _watch(self, client: EngineClient) -> None:
+        """Raises EngineError for an engine that does not answer, or does nothing, for too long."""
+        await self._first(
+            health=watch_health(client, self.status),
+            progress=watch_progress(
+                client,
+                self.status,
+                self._clock,
+                stall_seconds=self._settings.config.stall_seconds,
+                period_seconds=self._period_seconds,
+            ),
+        )
+
+    @property
+    def _period_seconds(self) -> float:
+        return min(PERIOD_SECONDS, self._settings.config.stall_seconds / 4)
 
     async def _drain(self, child: ChildProcess, parts: Mapping[int, str], client: EngineClient) -> None:
         limit = self._settings.config.drain_seconds
@@ -135,24 +155,43 @@ class EngineWorker:
         log.info("Draining, at most %d s.", limit)
         begun = self._clock.monotonic()
         idle = wait_idle(client, self.status, self._clock, limit_seconds=limit)
-        await self._first(exited=self._ended(child, parts), idle=idle, now=self.stop.now.wait())
+        ended, now, stuck = self._ended(child, parts), self.stop.now.wait(), self._stuck(client)
+        await self._first(exited=ended, idle=idle, now=now, stuck=stuck)
         await self._explain(child, "while it was draining")
         elapsed = self._clock.monotonic() - begun
         self._metrics.drain_seconds.set(elapsed)
         log.info("Drained in %.1f s.", elapsed)
 
+    async def _stuck(self, client: EngineClient) -> None:
+        """Wait until an engine that drains stands still: what it has will never be done. One of a group that lost a
+        member does.
+        """
+        stall_seconds = self._settings.config.stall_seconds
+        await watch_progress(
+            client, self.status, self._clock, stall_seconds=stall_seconds, period_seconds=self._period_seconds,
+            once=True,
+        )  # fmt: skip
+        log.warning("It has done no step for %d s; what it has is cut off.", stall_seconds)
+
     async def _ended(self, child: ChildProcess, parts: Mapping[int, str]) -> None:
-        """Wait until the child ends, or one of ``parts`` does: no engine survives that, but its server may take a
-        while.
+        """Wait until the child ends, one of ``parts`` does, or it reports a fault of the accelerator: no engine
+        survives that, but its server may take a while.
         """
         parting = asyncio.create_task(wait_for_any(parts))
         try:
-            if await self._first(exited=child.wait(), parted=asyncio.wait([parting])) == "exited":
+            first = await self._first(exited=child.wait(), parted=asyncio.wait([parting]), alarm=child.wait_for_alarm())
+            if first == "exited":
                 return
-            self._loss = parts[parting.result()]
-            self.status.move(State.FAILED, f"{self._plan.program} lost its process {self._loss}")
-            log.error("%s lost its process %s.", self._plan.program, self._loss)
-            await self._first(exited=child.wait(), late=asyncio.sleep(CRASH_SECONDS))
+            patience = CRASH_SECONDS
+            if first == "alarm":
+                patience = FAULT_SECONDS
+                what = f"{self._plan.program} reports a fault of the accelerator"
+            else:
+                self._loss = parts[parting.result()]
+                what = f"{self._plan.program} lost its process {self._loss}"
+            self.status.move(State.FAILED, what)
+            log.error("%s.", what)
+            await self._first(exited=child.wait(), late=asyncio.sleep(patience))
             await child.stop(0)
         finally:
             parting.cancel()
@@ -179,6 +218,7 @@ class EngineWorker:
                 self._plan.environment(self._environment),
                 prefix="[engine] ",
                 output=self._output,
+                alarming=accelerator_fault,
             )
         except OSError as error:
             raise EngineError(
@@ -195,6 +235,9 @@ class EngineWorker:
         status = await child.stop(0)
         ending = f"the loss of its process {self._loss}" if self._loss else describe_exit(status)
         await child.drain_output(LAST_WORDS_SECONDS)
+        fault = hardware_fault(child.lines)
+        if fault is not None:
+            raise HardwareError(f"{self._plan.program} ended with {ending} {when}, by a fault of the hardware: {fault}")
         raise EngineError(explain_exit(self._plan.program, ending, child.lines, when=when))
 
     def _own_host(self) -> str:

@@ -7,11 +7,14 @@ piece as it comes, to a callback: no task switch and no parse of the content for
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from paceline_worker.http.errors import UpstreamClosed, UpstreamGarbage, UpstreamTimeout, UpstreamUnreachable
+from paceline_worker.http.tls import Renewed
 from paceline_worker.http.upstream import Address, Exchange, UpstreamConnection
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "UpstreamClosed",
     "UpstreamGarbage",
     "UpstreamTimeout",
+    "UpstreamTls",
     "UpstreamUnreachable",
 ]
 
@@ -50,11 +54,23 @@ class PoolLimits:
         return min(max(shortest / _SWEEPS_PER_TIMEOUT, _SHORTEST_SWEEP_SECONDS), _LONGEST_SWEEP_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How upstreams are asked over HTTPS."""
+
+    contexts: Renewed
+    server_name: str
+    """In their certificates: addresses change, and are in none."""
+
+
 class Pool:
     """Kept-alive connections per upstream. Make it within a running loop; :meth:`close` when done."""
 
-    def __init__(self, limits: PoolLimits) -> None:
+    def __init__(self, limits: PoolLimits, tls: UpstreamTls | None = None) -> None:
         self.limits = limits
+        self.secured: AbstractSet[Address] = frozenset()
+        """Upstreams that are asked over HTTPS."""
+        self._tls = tls
         self.loop = asyncio.get_running_loop()
         self._idle: dict[Address, deque[UpstreamConnection]] = {}
         self._open: set[UpstreamConnection] = set()
@@ -62,6 +78,11 @@ class Pool:
         self._emptied = asyncio.Event()
         self._emptied.set()
         self._timer = self.loop.call_later(limits.sweep_seconds(), self._sweep)
+
+    @property
+    def certificates(self) -> Renewed | None:
+        """What upstreams are asked with over HTTPS."""
+        return None if self._tls is None else self._tls.contexts
 
     @property
     def connections(self) -> int:
@@ -133,12 +154,14 @@ class Pool:
         connected = False
         try:
             async with asyncio.timeout(self.limits.connect_seconds):
-                await self.loop.create_connection(lambda: begun, host, port)
+                await self.loop.create_connection(lambda: begun, host, port, **self._secure(address))
             connected = True
         except TimeoutError:
             raise UpstreamUnreachable(
                 f"{host}:{port} did not accept a connection within {self.limits.connect_seconds:g} s"
             ) from None
+        except ssl.SSLError as error:
+            raise UpstreamUnreachable(f"{host}:{port}: no TLS: {error.reason or error}") from None
         except OSError as error:
             raise UpstreamUnreachable(f"{host}:{port} can't be reached: {error.strerror or error}") from None
         finally:
@@ -146,6 +169,13 @@ class Pool:
                 # Cancelled in the moment in which it succeeds, uvloop closes the socket without telling the protocol.
                 self.lost(begun)
         return begun
+
+    def _secure(self, address: Address) -> dict[str, Any]:
+        if address not in self.secured:
+            return {}
+        if self._tls is None:
+            raise UpstreamUnreachable(f"{address[0]}:{address[1]} speaks TLS, and this router has no authority for it")
+        return {"ssl": self._tls.contexts.get(), "server_hostname": self._tls.server_name}
 
     # --- what connections report
 

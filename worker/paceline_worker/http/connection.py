@@ -339,7 +339,8 @@ class Connection(asyncio.Protocol):
         self._body = []
         self.deadline = self.server.loop.time() + LINGER_SECONDS
         self._resume_reading()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS has no half-closed connections
+            self._transport.write_eof()
 
     def _close(self) -> None:
         self._phase = Phase.CLOSING

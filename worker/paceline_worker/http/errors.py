@@ -16,10 +16,15 @@ from paceline.errors import EngineError
 
 
 class UpstreamError(EngineError):
-    """Root of this module's tree."""
+    """Root of this module's tree. ``plain``: the message without what the upstream said itself, if that is in it."""
 
     sent = True
     """Whether the request may have reached the upstream."""
+
+    def __init__(self, message: str, *, plain: str | None = None) -> None:
+        super().__init__(message)
+        self.plain = message if plain is None else plain
+        """For logs: what an upstream says may hold what clients sent."""
 
 
 class UpstreamUnreachable(UpstreamError):

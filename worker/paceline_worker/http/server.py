@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Response], Awaitable[None]]
 
+BACKLOG: Final = 1024
 _SWEEPS_PER_TIMEOUT: Final = 4
 """A timeout fires at most a quarter late: one sweep over all connections is far cheaper than a timer for each."""
 _LONGEST_SWEEP_SECONDS: Final = 1.0
@@ -74,7 +77,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._port = 0
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._emptied = asyncio.Event()
         self._emptied.set()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -94,11 +97,40 @@ class Server:
         """Requests whose handler is running."""
         return len(self._tasks)
 
-    async def listen(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Bind and start. Raises OSError when the address can't be bound."""
-        self._listener = await self.loop.create_server(lambda: Connection(self), host, port, backlog=1024)
-        self._port = int(self._listener.sockets[0].getsockname()[1])
+        listener = await self.loop.create_server(
+            lambda: Connection(self),
+            host,
+            port,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=self._handshake_seconds(tls),
+        )
+        self._listeners = [listener]
+        self._port = int(listener.sockets[0].getsockname()[1])
         self._schedule_sweep()
+
+    async def use(self, tls: ssl.SSLContext) -> None:
+        """Accept with other certificates from now on. Connections that are there stay as they are."""
+        before = self._listeners
+        # The same sockets, so that nobody finds the port closed; both listeners accept for a moment.
+        sockets = [socket.fromfd(one.fileno(), one.family, one.type) for listener in before for one in listener.sockets]
+        self._listeners = [
+            await self.loop.create_server(
+                lambda: Connection(self),
+                sock=one,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=self._handshake_seconds(tls),
+            )
+            for one in sockets
+        ]
+        for listener in before:
+            listener.close()
+
+    def _handshake_seconds(self, tls: ssl.SSLContext | None) -> float | None:
+        return None if tls is None else self.limits.header_timeout_seconds
 
     def opened(self, connection: Connection) -> bool:
         """A connection reports itself. False: there are too many, refuse it."""
@@ -134,8 +166,8 @@ class Server:
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Stop listening, let running requests finish for ``grace_seconds``, then drop what is left."""
         self.closing = True
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in tuple(self._connections):
             connection.close_if_idle()
         try:
@@ -153,12 +185,19 @@ class Server:
 
 
 async def serve(
-    handler: Handler, host: str, port: int, *, limits: Limits, on_refusal: Callable[[int], None] = lambda _: None
+    handler: Handler,
+    host: str,
+    port: int,
+    *,
+    limits: Limits,
+    on_refusal: Callable[[int], None] = lambda _: None,
+    tls: ssl.SSLContext | None = None,
 ) -> Server:
-    """Start a server on ``host:port`` (0: any free port). Raises OSError when the address can't be bound.
+    """Start a server on ``host:port`` (0: any free port), over HTTPS with ``tls``. Raises OSError when the address
+    can't be bound.
 
     ``on_refusal`` is called with the status of every request that is answered without asking the handler.
     """
     server = Server(handler, limits, asyncio.get_running_loop(), on_refusal)
-    await server.listen(host, port)
+    await server.listen(host, port, tls)
     return server

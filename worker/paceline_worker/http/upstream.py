@@ -52,6 +52,16 @@ class Exchange:
         if self.status == 0 and self._failure is not None:
             raise self._failure
 
+    async def ready(self) -> None:
+        """Return once a byte of the body is there, which stays for who takes it, or the answer is whole without one.
+
+        Raises an UpstreamError.
+        """
+        while not (self.begun or self.complete) and self._failure is None:
+            await self._wait()
+        if self._failure is not None and not self.begun:
+            raise self._failure
+
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises UpstreamGarbage when it is longer than ``max_bytes``."""
         pieces: list[bytes] = []
@@ -111,7 +121,9 @@ class Exchange:
         if self._sink is not None:
             self.pieces = []
             self._sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        elif sum(map(len, pieces)) > UNREAD_BYTES:
+            return
+        self.wake()
+        if sum(map(len, pieces)) > UNREAD_BYTES:
             self._connection.pause()
 
     def fail(self, error: UpstreamError) -> None:

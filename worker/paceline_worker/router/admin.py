@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -11,6 +11,7 @@ from aiohttp import web
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.metrics import Metrics
 from paceline_worker.router.prefixes.knowledge import Knowledge
+from paceline_worker.router.wellness.listening import Sample
 
 SHUTDOWN_SECONDS: Final = 1.0
 SHOWN_NAME: Final = 200
@@ -28,6 +29,7 @@ class Admin:
         is_draining: Callable[[], bool],
         *,
         holds: bool,
+        samples: Collection[Sample] = (),
         more: Iterable[web.RouteDef] = (),
     ) -> None:
         self._fleet = fleet
@@ -36,6 +38,7 @@ class Admin:
         self._is_draining = is_draining
         self._holds = holds
         """Whether requests are held while there is no engine: then a router without one serves all the same."""
+        self._samples = samples
         self._more = tuple(more)
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -49,6 +52,7 @@ class Admin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._page),
                 web.get("/fleet", self._describe),
+                web.get("/output-samples", self._output_samples),
                 web.get("/index", self._index),
                 web.get("/index/{engine}", self._index_of),
                 *self._more,
@@ -86,6 +90,10 @@ class Admin:
     async def _describe(self, _: web.Request) -> web.Response:
         return _json({"version": self._fleet.version, "engines": [_engine(engine) for engine in self._fleet]})
 
+    async def _output_samples(self, _: web.Request) -> web.Response:
+        """Ends of suspicious answers; none unless the configuration keeps some."""
+        return _json({"samples": list(self._samples)})
+
     async def _index(self, _: web.Request) -> web.Response:
         engines = [
             {
@@ -121,6 +129,7 @@ def _engine(engine: Engine) -> dict[str, object]:
         "state": endpoint.state,
         "usable": engine.usable,
         "answers": engine.health.usable,
+        "suspended": engine.suspended,
         "ejections": engine.health.ejections,
         "startId": endpoint.start_id,
         "revision": endpoint.revision,

@@ -8,24 +8,30 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from paceline.api import wire
 from paceline.clock import WallClock
 from paceline.errors import ConfigError
+from paceline.policy.health.output import OutputHealth
+from paceline.policy.health.pace import Pace
 from paceline.policy.routing.pools import split
 from paceline.policy.routing.sessions import Sessions
-from paceline_worker.http.client import Pool, PoolLimits
+from paceline_worker.http.client import Pool, PoolLimits, UpstreamTls
 from paceline_worker.http.server import Limits, Server, serve
+from paceline_worker.http.tls import AUTHORITY, CERTIFICATE, KEY, Renewed, client_files, follow, server_files
 from paceline_worker.router.admin import Admin
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.fleet_file import FleetFile
 from paceline_worker.router.fleet_kubernetes import FleetSource, KubernetesFleet
 from paceline_worker.router.flow import Flow
 from paceline_worker.router.gate import Gate
+from paceline_worker.router.hedging import Hedging
 from paceline_worker.router.live.page import LivePage
 from paceline_worker.router.matcher import Matcher
 from paceline_worker.router.metrics import Metrics, Sample
+from paceline_worker.router.opening import Opening
 from paceline_worker.router.outcomes import Outcomes
 from paceline_worker.router.pod_api import PodApi, require_account
 from paceline_worker.router.prefixes.knowledge import Knowledge
@@ -37,6 +43,8 @@ from paceline_worker.router.tenants.metrics import TenantMetrics
 from paceline_worker.router.tokens.tokeniser import open_tokeniser
 from paceline_worker.router.tracing.trace import open_tracer
 from paceline_worker.router.watch import Watch
+from paceline_worker.router.wellness.listening import Listening
+from paceline_worker.router.wellness.rotation import Rotation
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +67,21 @@ class Router:
                 connect_seconds=timeouts.connect_milliseconds / 1000,
                 first_byte_seconds=timeouts.first_byte_milliseconds / 1000,
                 idle_seconds=timeouts.idle_milliseconds / 1000,
-            )
+            ),
+            _engine_tls(config.engine_tls),
         )
+        self._tls = _own_tls(config.tls)
         self.fleet = Fleet(on_change=self._fleet_changed, on_gone=self._engine_gone)
         self._clock = clock
         self.knowledge = Knowledge(knowledge_settings(config, settings.model), clock)
-        self.metrics = Metrics(self._gauges, self.knowledge.counts)
+        wellness = config.output_health
+        listening = Listening(
+            OutputHealth(), Pace(), settings.model, clock,
+            hears=not (wellness.mode is wellness.slow_engines is wire.WatchMode.OFF),
+            keep_samples=wellness.keep_samples,
+        )  # fmt: skip
+        self._rotation = Rotation(wellness, self.fleet, listening)
+        self.metrics = Metrics(self._gauges, self._totals)
         self._tokeniser = open_tokeniser(config.tokenizer, clock, max_model_len=config.max_model_len)
         self.metrics.registry.register(self._tokeniser.metrics)
         outcomes = Outcomes(config.objective)
@@ -77,10 +94,13 @@ class Router:
         self._sessions = Sessions(ttl_seconds=config.sessions.ttl_seconds)
         self.gate = Gate(self.fleet, settings.placement, settings.model, config, random.random)
         self.metrics.show("decision_seconds", "Time to choose engines for a request.", self.gate.decision_seconds)
+        self.metrics.show("yield_pause_seconds", "Pauses of streams that gave way.", self.gate.guests.pauses)
         matcher = Matcher(config, self.knowledge, self._tokeniser, self._sessions, clock)
+        hedging = None if config.hedging is None else Hedging(config.hedging, self.gate, self.metrics.hedges)
+        opening = Opening(self.fleet, matcher, self.pool, self.metrics, hedging)
         flow = Flow(
-            self.fleet, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock,
-            config.max_model_len,
+            opening, self.gate, matcher, self.pool, self.metrics, outcomes, slo, settings.model, clock,
+            config.max_model_len, listening,
         )  # fmt: skip
         self._tracer = open_tracer(config.deployment, enabled=settings.tracing)
         self._routes = Routes(config, self.fleet, flow, self.metrics, outcomes, slo, clock, self._tracer, tenants)
@@ -95,6 +115,7 @@ class Router:
             self.metrics,
             lambda: self._server is None or self._server.closing,
             holds=config.admission.max_wake_seconds is not None,
+            samples=listening.samples,
             more=() if self._live is None else self._live.routes(),
         )
         self._server: Server | None = None
@@ -131,6 +152,7 @@ class Router:
             self._server = await serve(
                 self._routes.handle, settings.host, port, limits=limits,
                 on_refusal=lambda status: self.metrics.http_refused.add(str(status)),
+                tls=None if self._tls is None else self._tls.get(),
             )  # fmt: skip
             flag, port = "--admin-port", settings.admin_port
             await self._admin.start(settings.host, port)
@@ -141,6 +163,8 @@ class Router:
             asyncio.create_task(self._source.follow(), name="fleet source"),
             asyncio.create_task(self._tick(), name="tick"),
         ]
+        if self._tls is not None:
+            self._tasks.append(asyncio.create_task(follow(self._tls, self._server), name="certificates"))
         if self._keys is not None:
             self._tasks.append(asyncio.create_task(self._keys.follow(), name="tenant keys"))
         log.info(
@@ -171,6 +195,7 @@ class Router:
         self.knowledge.close()
 
     def _fleet_changed(self) -> None:
+        self.pool.secured = {engine.address for engine in self.fleet if engine.endpoint.tls}
         self._watch.sync()
         self.knowledge.sync(self.fleet)
         self.gate.wake()
@@ -188,6 +213,7 @@ class Router:
             self.knowledge.tick()
             self._sessions.expire(self._clock.monotonic())
             self._split()
+            self._rotation.tick(self._clock.monotonic())
             if self._live is not None:
                 self._live.tick()
             # Room can also appear without an event of ours: another router's requests may have finished.
@@ -205,9 +231,17 @@ class Router:
             if found is not None:
                 self.gate.set_split(found)
 
+    def _totals(self) -> Iterable[Sample]:
+        yield from self.knowledge.counts()
+        yield from self._rotation.totals()
+        yield from self.gate.guests.totals()
+
     def _gauges(self) -> Iterable[Sample]:
         yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
         yield "queued_requests", "Requests that wait for an engine with room.", {}, self.gate.waiting
+        yield "tasks", "Tasks of the event loop.", {}, len(asyncio.all_tasks())
+        yield "paused_streams", "Streams that gave way and wait to go on.", {}, self.gate.guests.paused
+        yield "queued_bytes", "Memory of requests that wait, about.", {}, self.gate.queued_bytes
         yield "queued_prefill_seconds", "Prefill work of requests that wait for it.", {}, self.gate.queued_seconds
         yield "fleet_version", "Version of the fleet in force.", {}, self.fleet.version
         yield "fleet_stale_seconds", "Since the source of the fleet was last heard of.", {}, self._source.stale_seconds
@@ -220,15 +254,23 @@ class Router:
             (self.gate.settings.cold_tokens or 0),
         )
         yield from self.knowledge.samples()
+        yield from self._certificate_gauges()
+        yield from self._rotation.gauges()
         if self._server is not None:
             yield "client_connections", "Open connections of clients.", {}, self._server.connections
         states: Counter[tuple[str, str]] = Counter()
         for engine in self.fleet:
             yield from self._engine_gauges(engine)
-            state = "unhealthy" if not engine.health.usable else str(engine.endpoint.state)
+            state = _state(engine)
             states[str(engine.endpoint.role), state] += 1
         for (role, state), count in states.items():
             yield "fleet_engines", "Engines by role and state.", {"role": role, "state": state}, count
+
+    def _certificate_gauges(self) -> Iterable[Sample]:
+        used = [renewed for renewed in (self._tls, self.pool.certificates) if renewed is not None]
+        text = "Times since the start that certificates changed, by whether the new ones could be used."
+        yield "certificate_changes", text, {"outcome": "taken"}, sum(one.changes for one in used)
+        yield "certificate_changes", text, {"outcome": "refused"}, sum(one.refused for one in used)
 
     def _engine_gauges(self, engine: Engine) -> Iterable[Sample]:
         labels = {"engine": engine.name}
@@ -237,6 +279,28 @@ class Router:
         yield "engine_kv_usage", "Share of KV blocks in use, as the engine said last.", labels, engine.reported.kv_usage
         cached = self.knowledge.told(engine) * self._settings.config.block_size
         yield "engine_cached_tokens", "Tokens that the engine's cache is known to hold.", labels, cached
+
+
+def _own_tls(tls: wire.RouterTls | None) -> Renewed | None:
+    if tls is None:
+        return None
+    folder = Path(tls.folder)
+    authority = None if tls.client_ca_folder is None else Path(tls.client_ca_folder) / AUTHORITY
+    return server_files(folder / CERTIFICATE, folder / KEY, authority)
+
+
+def _engine_tls(tls: wire.RouterToEngineTls | None) -> UpstreamTls | None:
+    if tls is None:
+        return None
+    own = None if tls.client_folder is None else Path(tls.client_folder)
+    pair = None if own is None else (own / CERTIFICATE, own / KEY)
+    return UpstreamTls(client_files(Path(tls.ca_folder) / AUTHORITY, pair), tls.server_name)
+
+
+def _state(engine: Engine) -> str:
+    if not engine.health.usable:
+        return "unhealthy"
+    return str(engine.endpoint.state) if engine.suspended is None else "suspended"
 
 
 def _tenants(settings: Settings) -> tuple[wire.Tenancy, KeyRing] | None:

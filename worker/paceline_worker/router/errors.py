@@ -22,9 +22,18 @@ class ApiError(PacelineError):
     """A request ends with this status. The message is for the client and names field, value and what is allowed."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, reason: str = "", retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        reason: str = "",
+        retry_after: int | None = None,
+        plain: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.plain = message if plain is None else plain
+        """The message for logs, where the other one quotes an engine."""
         self.status = status
         self.param = param
         self.reason = reason

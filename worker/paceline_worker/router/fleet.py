@@ -43,6 +43,8 @@ class Engine:
         self.address: Address = (endpoint.host, endpoint.port)
         self.host_header = f"{endpoint.host}:{endpoint.port}".encode()
         self.health = Health()
+        self.suspended: str | None = None
+        """Why it gets no new work for a while although it answers; None when it does."""
         self.running = 0
         self.prefilling = 0
         self.context_tokens = 0
@@ -71,8 +73,18 @@ class Engine:
         return self.endpoint.name
 
     @property
+    def identity(self) -> str:
+        """Another one after a restart."""
+        return f"{self.endpoint.name}/{self.endpoint.start_id}"
+
+    @property
     def usable(self) -> bool:
         """Whether it may get new work."""
+        return self.serves and self.suspended is None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it could do new work."""
         return self.endpoint.state is wire.EngineState.READY and self.health.usable and not self.gone
 
     @property
@@ -217,6 +229,12 @@ class Fleet:
         engine.changed()
         if not engine.health.usable:
             engine.cut_prefills()
+        self._on_change()
+
+    def suspend(self, engine: Engine, reason: str | None) -> None:
+        """Give it no new work, for ``reason``; with None, give it some again."""
+        engine.suspended = reason
+        engine.changed()
         self._on_change()
 
     def _drop(self, engine: Engine) -> None:

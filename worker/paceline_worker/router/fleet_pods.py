@@ -107,8 +107,10 @@ def endpoint(pod: Pod) -> wire.EngineEndpoint | None:
         kv_events=None if events is None else _zmq(host, events),
         kv_replay=None if replay is None else _zmq(host, replay),
         data_parallel=1 + sum(name.startswith(f"{EVENTS_PORT}-") for name in ports),
+        tls=pod.metadata.annotations.get(labels.TLS) == "true",
         zone=pod.metadata.labels.get(ZONE_LABEL, ""),
         node=pod.spec.node_name,
+        pool=pod.metadata.labels.get(labels.POOL, ""),
     )
 
 

@@ -7,14 +7,16 @@ apart. An engine's own queue is kept to little more than a batch, because it kno
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from paceline.api import wire
+from paceline.policy.overload import Refusals, Verdict
 from paceline.policy.routing.admission import may_wait, retry_after_seconds, tenant_part
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
@@ -22,69 +24,19 @@ from paceline.policy.routing.fleet import EngineModel, EngineView
 from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.routing.placement import Placement, choose, has_room, prefill_room_in
 from paceline.policy.routing.pools import Split
-from paceline.policy.waiting import Ticket, WaitingLine, age_bound_seconds
+from paceline.policy.waiting import WaitingLine, age_bound_seconds
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import VIEW_SECONDS, Engine, Fleet, Lease
 from paceline_worker.router.metrics import DECISION_BUCKETS, Distribution
+from paceline_worker.router.places import Asking, Place, Waiter
+from paceline_worker.router.yielding import Guests
 
 RATE_MEMORY: Final = 0.8
 """Weight of the past in the rate of finished requests, a second."""
 ALWAYS_IN_TIME: Final = -1e9
-"""Service time of requests that are served in order of arrival: none of them is ever late."""
-
-
-class Asking(Protocol):
-    """A request that asks for engines."""
-
-    def view(self) -> RequestView:
-        """As placement is to see it now."""
-        ...
-
-    def decided(self, view: RequestView, engines: Sequence[EngineView], placement: Placement | None) -> None:
-        """What was decided, and on what."""
-        ...
-
-
-class Place:
-    """The engines of one request, with its work accounted to them until :meth:`release`."""
-
-    __slots__ = ("_gate", "decode", "decode_lease", "placement", "prefill", "prefill_lease")
-
-    def __init__(self, gate: Gate, placement: Placement, decode: Lease, prefill: Lease | None) -> None:
-        self._gate = gate
-        self.placement = placement
-        self.decode: Engine = decode.engine
-        self.decode_lease = decode
-        self.prefill: Engine | None = None if prefill is None else prefill.engine
-        self.prefill_lease = prefill
-
-    def prefill_done(self) -> None:
-        """The remote prefill is over, well or not."""
-        if self.prefill_lease is not None and self.prefill_lease.release(self._gate.now()):
-            self._gate.prefilled(self.prefill_lease)
-
-    def prompt_done(self) -> None:
-        """The decode engine has the prompt."""
-        self.decode_lease.prompt_done(self._gate.now())
-
-    def release(self) -> None:
-        """The request is over."""
-        self.prefill_done()
-        self.decode_lease.release(self._gate.now())
-        self._gate.released()
-
-
-class _Waiter:
-    __slots__ = ("arrived", "asking", "future", "line", "seconds", "ticket")
-
-    def __init__(self, asking: Asking, future: asyncio.Future[Place], arrived: float) -> None:
-        self.asking = asking
-        self.future = future
-        self.arrived = arrived
-        self.line: WaitingLine[_Waiter] | None = None
-        self.ticket: Ticket[_Waiter] | None = None
-        self.seconds = 0.0
-        """Prefill work that is counted as queued."""
+"""Service time of requests that are served in order of arrival, and of paused ones: none of them is ever late."""
+BEFORE_ALL: Final = 0.0
+"""Deadline of a paused stream: who has waited for its next word longest is of the same priority and came earlier."""
 
 
 class Gate:
@@ -108,8 +60,16 @@ class Gate:
         self._random = random
         self._loop = asyncio.get_running_loop()
         age_bound = age_bound_seconds(config.queue.max_late_seconds, config.admission.max_queue_seconds)
-        self._decode_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
-        self._prefill_line: WaitingLine[_Waiter] = WaitingLine(age_bound_seconds=age_bound)
+        refusals = Refusals(
+            max_queue_seconds=float(config.admission.max_queue_seconds),
+            age_bound_seconds=math.inf if self._by_arrival else age_bound,  # in order of arrival nobody is put behind
+            late=config.admission.late,
+        )
+        self._decode_line: WaitingLine[Waiter] = WaitingLine(age_bound_seconds=age_bound, refusals=refusals)
+        self._prefill_line: WaitingLine[Waiter] = WaitingLine(age_bound_seconds=age_bound, refusals=refusals)
+        self._claims: set[Waiter] = set()
+        """Those who wait for whom batch work gives way."""
+        self.guests = Guests(self._guest_came, self._loop)
         self._prefill_first = False
         """Which line goes first; takes turns, so that neither starves the other."""
         tenants = () if config.tenancy is None else config.tenancy.tenants
@@ -121,6 +81,7 @@ class Gate:
         self._waiting_of: Counter[str] = Counter()
         """Requests by tenant."""
         self._queued_seconds = 0.0
+        self._queued_bytes = 0
         self._waking = False
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
@@ -139,6 +100,11 @@ class Gate:
     def queued_seconds(self) -> float:
         """Prefill work of the requests that wait for a prefill engine."""
         return self._queued_seconds
+
+    @property
+    def queued_bytes(self) -> int:
+        """Memory of the requests in the queue."""
+        return self._queued_bytes
 
     @property
     def settings(self) -> PlacementSettings:
@@ -164,24 +130,48 @@ class Gate:
         view, engines = asking.view(), self._views()
         asking.decided(view, engines, choose(view, engines, self._placement, self._model, self._random()))
 
-    async def place(self, asking: Asking, *, begun: bool = False) -> Place:
-        """Engines for a request. Raises ApiError 429 when the queue is full, 503 when the wait was too long.
+    async def place(self, asking: Asking) -> Place:
+        """Engines for a request. Raises ApiError 429 when the queue is full or it would wait in vain, 503 when the wait
+        was too long.
 
-        ``begun``: its answer has, elsewhere; it is not refused for want of room in the queue.
+        One whose answer has begun is not refused for want of room in the queue. Nor is a paused guest, which goes
+        before others of its priority, and waits for as long as its answer may live.
         """
         line = self._decode_line
-        if not line:  # nobody overtakes those who wait
+        if not line or line.goes_first(asking.priority):  # nobody overtakes those who wait, but of lower priority
             placed, line = self._try(asking)
             if placed is not None:
                 return placed
-        if not (begun or may_wait(waiting=self.waiting, limits=self._limits) or self._has_part(asking)):
-            raise ApiError(
-                429,
-                f"All engines are busy and {self.waiting} requests wait already, which is the limit.",
-                reason="queue-full",
-                retry_after=self._retry_after(),
-            )
-        return await self._wait(asking, line)
+        known = asking.begun or (asking.guest is not None and asking.guest.paused)
+        verdict = Verdict.IN_TIME if known else self._verdict(asking, line)
+        return await self._wait(asking, line, late=verdict is Verdict.LATE and not self._by_arrival)
+
+    def _verdict(self, asking: Asking, line: WaitingLine[Waiter]) -> Verdict:
+        """Raises ApiError when the request may not wait. Cheap: most that come in an overload end here."""
+        if not (may_wait(waiting=self.waiting, limits=self._limits) or self._has_part(asking)):
+            raise self._refusal("queue-full", f"{self.waiting} requests wait already, which is the limit")
+        if self._queued_bytes and self._queued_bytes + asking.held_bytes > self._limits.max_queued_bytes:
+            raise self._refusal("queue-memory", f"those that wait take {self._queued_bytes} bytes already")
+        if not any(engine.usable for engine in self._fleet):
+            return Verdict.IN_TIME  # it may wait for one to come
+        view, now = asking.view(), self.now()
+        ttft, _, service = self._needs(view)
+        verdict = line.verdict(now, latest_start=now + ttft - service, priority=view.priority, tenant=view.tenant)
+        if verdict is Verdict.IN_VAIN:
+            raise self._in_vain()
+        return verdict
+
+    def _in_vain(self) -> ApiError:
+        return self._refusal("in-vain", f"{self.waiting} requests wait, which is as many as can be served in time")
+
+    def _refusal(self, reason: str, why: str) -> ApiError:
+        return ApiError(429, f"All engines are busy and {why}.", reason=reason, retry_after=self._retry_after())
+
+    def _needs(self, view: RequestView) -> tuple[float, int, float]:
+        """TTFT, uncached tokens, and the seconds that these take."""
+        uncached = view.prompt_tokens - max(view.match.values(), default=0)
+        ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
+        return ttft, uncached, self._model.prefill_seconds(uncached)
 
     def _has_part(self, asking: Asking) -> bool:
         if not self._parts:
@@ -213,23 +203,33 @@ class Gate:
         self.wake()
 
     def tick(self, seconds: float) -> None:
-        """Take note of how many requests finished in the last ``seconds``."""
+        """Take note of how many requests finished in the last ``seconds``; give up late ones that are too many."""
         rate = self._released / seconds
         self._released = 0
         self._released_per_second = RATE_MEMORY * self._released_per_second + (1 - RATE_MEMORY) * rate
+        served = any(engine.usable for engine in self._fleet)
+        for line in (self._decode_line, self._prefill_line):
+            if not served:
+                line.nobody_serves(self.now())
+                continue
+            for waiter in line.surplus(self.now()):
+                if not waiter.future.done():
+                    waiter.future.set_exception(self._in_vain())
 
     def _views(self) -> list[EngineView]:
         now = self.now()
         return [engine.view(now) for engine in self._fleet]
 
-    def _serve(self, line: WaitingLine[_Waiter]) -> None:
+    def _serve(self, line: WaitingLine[Waiter]) -> None:
         """Place from one line until there is no room for it."""
         while line:
             views = self._views()
-            if not has_room(views, self._placement):
-                return
-            if line is self._prefill_line and (wait := prefill_room_in(views, self._placement)):
+            room = has_room(views, self._placement)
+            if room and line is self._prefill_line and (wait := prefill_room_in(views, self._placement)):
                 self._wake_in(wait)
+                return
+            if not room:
+                self._make_room(line, views)
                 return
             waiter = line.pop(self.now())
             if waiter is None:
@@ -238,7 +238,8 @@ class Gate:
             placed, other = self._try(waiter.asking, line, waiter.arrived)
             if placed is None:
                 if other is line and waiter.ticket is not None:
-                    line.not_served(waiter.ticket)
+                    waiter.late = waiter.ticket.late
+                    line.not_served(waiter.ticket, self.now())
                 self._push(waiter, other)
                 if other is line:
                     return
@@ -246,6 +247,22 @@ class Gate:
                 placed.release()
             else:
                 waiter.future.set_result(placed)
+
+    def _make_room(self, line: WaitingLine[Waiter], views: Sequence[EngineView]) -> None:
+        """Have batch work give way to those who wait in this line for want of a decode engine."""
+        if line is self._prefill_line and prefill_room_in(views, self._placement):
+            return  # that is what they wait for
+
+        def wanted() -> int:
+            waiting = sum(waiter.line is line and not waiter.future.done() for waiter in self._claims)
+            # Who finds room may go on to wait for a prefill engine: one after the other shows whether they do.
+            return min(1, waiting) if self._placement.disaggregated else waiting
+
+        self.guests.make_room(wanted, views, self._placement)
+
+    def _guest_came(self) -> None:
+        if self._claims:
+            self.wake()
 
     def _wake_in(self, seconds: float) -> None:
         """No later than that, unless something happens before."""
@@ -257,40 +274,47 @@ class Gate:
         # The time is kept here: where it is as good as over, uvloop gives a handle that has none.
         self._alarm, self._alarm_at = self._loop.call_at(at, self.wake), at
 
-    def _push(self, waiter: _Waiter, line: WaitingLine[_Waiter]) -> str:
+    def _push(self, waiter: Waiter, line: WaitingLine[Waiter]) -> str:
         """Have it wait in a line. Returns whose it is."""
         view = waiter.asking.view()
         waiter.line = line
-        ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
-        uncached = view.prompt_tokens - max(view.match.values(), default=0)
-        service = self._model.prefill_seconds(uncached)
+        ttft, uncached, service = self._needs(view)
+        deadline = waiter.arrived if self._by_arrival else waiter.arrived + ttft
         waiter.ticket = line.push(
             waiter,
             arrived=waiter.arrived,
-            deadline=waiter.arrived if self._by_arrival else waiter.arrived + ttft,
-            service_seconds=ALWAYS_IN_TIME if self._by_arrival else service,
+            deadline=BEFORE_ALL if waiter.paused else deadline,
+            service_seconds=ALWAYS_IN_TIME if self._by_arrival or waiter.paused else service,
             priority=view.priority,
             tenant=view.tenant,
             cost=(uncached + view.output_tokens) / view.weight,
+            late=waiter.late,
         )
         self._count_queued(waiter, service if line is self._prefill_line else 0.0)
         return view.tenant
 
-    def _count_queued(self, waiter: _Waiter, seconds: float) -> None:
+    def _count_queued(self, waiter: Waiter, seconds: float) -> None:
         # Sums of floats drift: an empty queue is none.
         self._queued_seconds = max(0.0, self._queued_seconds + seconds - waiter.seconds) if self._prefill_line else 0.0
         waiter.seconds = seconds
 
-    async def _wait(self, asking: Asking, line: WaitingLine[_Waiter]) -> Place:
-        waiter = _Waiter(asking, self._loop.create_future(), self.now())
+    async def _wait(self, asking: Asking, line: WaitingLine[Waiter], *, late: bool) -> Place:
+        waiter = Waiter(asking, self._loop.create_future(), self.now(), late=late)
         tenant = self._push(waiter, line)
+        held = asking.held_bytes
         self._waiting_of[tenant] += 1
+        self._queued_bytes += held
         future, place = waiter.future, None
         # Nobody is late here while no engine is there: the first requests wait for one to start.
-        patience = self._limits.max_queue_seconds
-        if self._limits.max_wake_seconds is not None and self._fleet.asleep:
+        patience = None if waiter.paused else self._limits.max_queue_seconds
+        if patience is not None and self._limits.max_wake_seconds is not None and self._fleet.asleep:
             patience = max(patience, self._limits.max_wake_seconds)
+        if asking.claims:
+            self._claims.add(waiter)
         try:
+            views = self._views()
+            if not has_room(views, self._placement):
+                self._make_room(line, views)
             async with asyncio.timeout(patience):
                 place = await future
         except TimeoutError:
@@ -303,17 +327,19 @@ class Gate:
                 retry_after=self._retry_after(),
             ) from None
         finally:
+            self._claims.discard(waiter)
             self._waiting_of[tenant] -= 1
+            self._queued_bytes -= held
             if waiter.line is not None and waiter.ticket is not None:
                 waiter.line.withdraw(waiter.ticket)
             self._count_queued(waiter, 0.0)
-            if place is None and future.done() and not future.cancelled():
+            if place is None and future.done() and not future.cancelled() and future.exception() is None:
                 future.result().release()  # placed in the same moment in which the client went away
         return place
 
     def _try(
-        self, asking: Asking, line: WaitingLine[_Waiter] | None = None, arrived: float | None = None
-    ) -> tuple[Place | None, WaitingLine[_Waiter]]:
+        self, asking: Asking, line: WaitingLine[Waiter] | None = None, arrived: float | None = None
+    ) -> tuple[Place | None, WaitingLine[Waiter]]:
         """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``."""
         began = perf_counter()
         view, views = asking.view(), self._views()
@@ -322,7 +348,7 @@ class Gate:
         if placement is None:
             return None, self._decode_line
         remote = placement.prefill is not None
-        overtakes = bool(self._prefill_line) and line is not self._prefill_line
+        overtakes = line is not self._prefill_line and not self._prefill_line.goes_first(view.priority)
         wait = prefill_room_in(views, self._placement) if remote else 0.0
         if remote and (overtakes or wait):
             self._wake_in(wait)

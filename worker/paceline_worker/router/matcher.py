@@ -27,19 +27,40 @@ from paceline_worker.router.prefixes.knowledge import Knowledge
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.tokens.errors import PromptTooLong
 from paceline_worker.router.tokens.tokeniser import Tokeniser
+from paceline_worker.router.yielding import Guest
 
 Decision: TypeAlias = "tuple[RequestView, Sequence[EngineView], Placement | None]"
 
+REQUEST_BYTES: Final = 16 * 1024
+"""Of a request besides its body and its tokens: its connection, its task, and what is known of it."""
+
 _EMPTY: Final[dict[str, Held]] = {}
+
+
+def own_priority(call: Call, hints: Hints) -> int:
+    """What the request asks for, and its tenant's standing."""
+    asked = max(-MAX_PRIORITY, min(MAX_PRIORITY, call.view.priority)) if hints.priority is None else hints.priority
+    return asked + call.standing
 
 
 class Prepared:
     """A request on its way to a placement."""
 
-    __slots__ = ("_base", "_knowledge", "_peeked", "decision", "hints", "known", "prompt")
+    __slots__ = (
+        "_base", "_knowledge", "_peeked", "begun", "claims", "decision", "guest", "held_bytes", "hints", "known",
+        "prompt",
+    )  # fmt: skip
 
-    def __init__(self, base: RequestView, prompt: Prompt | None, hints: Hints, knowledge: Knowledge) -> None:
+    def __init__(
+        self, base: RequestView, prompt: Prompt | None, hints: Hints, knowledge: Knowledge, held_bytes: int = 0
+    ) -> None:
         self._base = base
+        self.begun = False
+        """See :class:`paceline_worker.router.places.Asking`, as of the next two."""
+        self.claims = base.priority >= 0
+        self.guest: Guest | None = None
+        self.held_bytes = held_bytes
+        """Memory that it takes while it waits, about."""
         self._knowledge = knowledge
         self._peeked: RequestView | None = None
         self.prompt = prompt
@@ -55,9 +76,20 @@ class Prepared:
         """Without what engines hold of it."""
         return self._base
 
+    @property
+    def priority(self) -> int:
+        """See :class:`paceline_worker.router.places.Asking`."""
+        return self._base.priority
+
     def avoid(self, engine: str) -> None:
         """The engine failed this request."""
         self._base = msgspec.structs.replace(self._base, avoid=self._base.avoid | {engine})
+
+    def elsewhere(self, engine: str) -> Prepared:
+        """The same request once more, for other engines than this one."""
+        again = Prepared(self._base, self.prompt, self.hints, self._knowledge, self.held_bytes)
+        again.avoid(engine)
+        return again
 
     def peek(self) -> RequestView:
         """The next :meth:`view`, which comes at once."""
@@ -119,16 +151,16 @@ class Matcher:
         prefer = frozenset[str]()
         if self._affinity and (hints.session is not None or hints.parent is not None):
             prefer = self._sessions.engines(hints.session, hints.parent, self._clock.monotonic())
-        own = max(-MAX_PRIORITY, min(MAX_PRIORITY, view.priority)) if hints.priority is None else hints.priority
         base = msgspec.structs.replace(
             view,
             prompt_tokens=view.prompt_tokens if prompt is None else prompt.tokens,
             output_tokens=hints.expected_output_tokens or view.output_tokens,
-            priority=own + call.standing,
+            priority=own_priority(call, hints),
             ttft_seconds=hints.ttft_seconds,
             prefer=prefer,
         )
-        return Prepared(base, prompt, hints, self._knowledge)
+        held = REQUEST_BYTES + sum(len(bytes(raw)) for raw in call.fields.values())
+        return Prepared(base, prompt, hints, self._knowledge, held + (0 if prompt is None else prompt.held_bytes))
 
     def computing(self, prepared: Prepared, engine: Engine, seconds: float) -> None:
         """The engine computes the prompt, within ``seconds``: from now on others with this prefix do well to follow."""

@@ -99,6 +99,7 @@ class Metrics(Collector):
         self.remote_prefill = Counts("remote_prefill", "Requests by what became of the remote prefill.", "outcome")
         self.placements = Counts("placements", "Placements by where the prompt is computed and why.", "prefill")
         self.retries = Counts("retries", "Requests sent to another engine, by what the first did.", "reason")
+        self.hedges = Counts("hedges", "Second engines for what was late, by what came of them.", "stage", "outcome")
         self.resumes = Counts("resumes", "Streams whose engine broke, by whether another went on.", "outcome")
         self.fleet_refused = Counts("fleet_refused", "Fleet files that could not be used.")
         self.fleet_watch_breaks = Counts("fleet_watch_breaks", "Times that the pods could not be followed.", "why")
@@ -135,8 +136,8 @@ class Metrics(Collector):
         yield from _families(self._gauges(), GaugeMetricFamily)
         yield from _families(self._own_counts(), CounterMetricFamily)
         for counts in (
-            self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.resumes,
-            self.fleet_refused, self.fleet_watch_breaks, self.http_refused,
+            self.requests, self.rejections, self.remote_prefill, self.placements, self.retries, self.hedges,
+            self.resumes, self.fleet_refused, self.fleet_watch_breaks, self.http_refused,
         ):  # fmt: skip
             yield counts.family()
         for name, text, distribution in (

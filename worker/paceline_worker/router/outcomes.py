@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from paceline.api.wire import Objective
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.metrics import PREFIX, TOKEN_BUCKETS
 
 MET: Final = "met"
@@ -75,7 +76,7 @@ class Outcomes(Collector):
         """The same for an answer that was no stream. Returns how long it was by its own word."""
         try:
             tokens = _ANSWER.decode(body).usage.completion_tokens
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return 0
         if tokens > 0:
             self.answered(prompt_tokens, tokens)

@@ -13,8 +13,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from paceline.api.wire import Media
 from paceline.policy.routing.cost import EXPECTED_OUTPUT_TOKENS, RequestView
+from paceline.unreadable import UNREADABLE
+from paceline_worker.router.depth import MAX_DEPTH, too_deep
 from paceline_worker.router.errors import ApiError
+from paceline_worker.router.media import check_media
 
 BYTES_PER_TOKEN: Final = 4
 """For prompts that come as text: a common average of English with today's vocabularies."""
@@ -67,6 +71,8 @@ class Rules:
     adapters: frozenset[str]
     """Those of the models that are LoRA adapters."""
     max_model_len: int | None
+    media: Media = Media.DATA_URLS
+    """What engines may take from messages."""
     must_name: bool = False
     """Whether requests must name one, because that which engines take by default is not among them."""
 
@@ -111,19 +117,25 @@ class Call(msgspec.Struct, frozen=True):
 def parse(kind: Kind, body: bytes, rules: Rules) -> Call:
     """Check a body. Raises ApiError 400 or 404 that names the field."""
     try:
+        if not body.isascii():
+            body.decode()  # fields are passed over as bytes, and some are looked at later
         fields = _TOP.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ApiError(400, f"The body must be a JSON object: {error}") from None
+    if too_deep(body):
+        raise ApiError(400, f"The body nests deeper than {MAX_DEPTH} levels of objects and lists.")
     model = _check_model(fields, rules)
     adapter = model if model in rules.adapters else None
+    if _given(fields, "kv_transfer_params"):
+        raise ApiError(400, "kv_transfer_params: the router sets it; leave it out.", param="kv_transfer_params")
+    if "messages" in fields:
+        check_media(bytes(fields["messages"]), rules.media)
     if kind is Kind.OTHER:
         view = RequestView(prompt_tokens=len(body) // BYTES_PER_TOKEN, transferable=False, adapter=adapter)
         return Call(kind, fields, stream=False, view=view)
     prompt_tokens, single = _prompt(kind, fields)
     output_tokens = _max_tokens(fields, rules.max_model_len)
     count = _integer(fields, "n", least=1)
-    if _given(fields, "kv_transfer_params"):
-        raise ApiError(400, "kv_transfer_params: the router sets it; leave it out.", param="kv_transfer_params")
     return Call(
         kind,
         fields,
@@ -214,7 +226,7 @@ def _field(fields: Fields, name: str, decoder: msgspec.json.Decoder[T | None], w
         return None
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         found = _shown(bytes(raw).decode("utf-8", "replace"))
         raise ApiError(400, f"{name}: must be {wanted}, not {found}.", param=name) from None
 

@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 
 from paceline.errors import ConfigError, PacelineError
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.fleet_pods import Pod
 
 PAGE: Final = 500
@@ -222,7 +223,7 @@ def _event(line: bytes) -> Event:
 def _decode(kind: type[T], document: bytes | msgspec.Raw) -> T:
     try:
         return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise WatchBroken("malformed", f"The API server's answer is not understood: {error}") from None
 
 

@@ -63,14 +63,15 @@ class Routes:
         tenants: tuple[wire.Tenancy, KeyRing] | None = None,
     ) -> None:
         adapters = frozenset(config.lora_names)
-        self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len)
+        self._rules = Rules(adapters.union(config.served_names), adapters, config.max_model_len, config.media)
         self._classes = {entry.name: entry for entry in config.classes}
         self._models = _model_list(config, self._rules.models)
         self.door = None
         """Where tenants are let in; None where everybody is served."""
         if tenants is not None:
             self.door = Door(*tenants, self._rules, partial(_model_list, config), clock)
-        self._terms = Terms(reasoning_tokens=config.reasoning_tokens) if config.reasoning_tokens is not None else None
+        self._answer_seconds = config.timeouts.answer_seconds
+        self._terms = _common_terms(config)
         self._fleet = fleet
         self._flow = flow
         self._metrics = metrics
@@ -115,6 +116,7 @@ class Routes:
         arrived = self._clock.monotonic()
         visit = NO_VISIT if account is None else TenantVisit(account)
         outcome, request_class = "internal_error", NO_CLASS
+        life = asyncio.timeout(self._answer_seconds)
         self.running += 1
         trace = self._tracer.begin(request, request_id[1])
         try:
@@ -122,8 +124,14 @@ class Routes:
             visit.begin()
             incoming = self._incoming(kind, request, request_id, arrived, trace, account, visit)
             request_class = incoming.request_class
-            await self._flow.run(incoming, response)
+            async with life:
+                await self._flow.run(incoming, response)
             outcome = "ok" if response.status < 400 else "client_error"
+        except TimeoutError:
+            if not life.expired():
+                raise
+            outcome = "expired"
+            self._expire(response)
         except ApiError as error:
             outcome = _outcome(error)
             if error.reason:
@@ -145,6 +153,14 @@ class Routes:
             took = self._clock.monotonic() - arrived
             self._metrics.request_seconds.observe(took, trace.exemplar(took, self._clock.wall()))
 
+    def _expire(self, response: Response) -> None:
+        """End an answer that has lived as long as it may. Raises ApiError where it has not begun."""
+        error = ApiError(504, f"The answer took longer than {self._answer_seconds} s, which is the limit here.")
+        if not response.started:
+            raise error
+        response.write(b"\n\n" + error.event())
+        response.end()
+
     def _incoming(
         self,
         kind: Kind,
@@ -157,13 +173,14 @@ class Routes:
     ) -> Incoming:
         hints = read_hints(request, self._classes)
         own = (REQUEST_ID, b"content-type", *((TRACE_PARENT,) if trace.replaces_parent else ()))
+        chosen = self._classes.get(hints.request_class or "")
+        of_class = None if chosen is None else chosen.reasoning_tokens
         if account is None:
             call = parse(kind, request.body, self._rules)
             if self._terms is not None:
-                call = self._terms.impose(call)
+                call = self._terms.impose(call, class_reasoning_tokens=of_class)
         else:
-            call = account.terms.impose(parse(kind, request.body, account.rules))
-            chosen = self._classes.get(hints.request_class or "")
+            call = account.terms.impose(parse(kind, request.body, account.rules), class_reasoning_tokens=of_class)
             hints = account.terms.limit(hints, 0 if chosen is None else chosen.priority)
             own = (*own, AUTHORIZATION)  # a key is between its tenant and us
         headers = [
@@ -194,6 +211,12 @@ class Routes:
             response.send(200, b"", (request_id,))
         else:
             raise ApiError(404, f"{request.path[:SHOWN_PATH]} is not served here.")
+
+
+def _common_terms(config: wire.RouterConfig) -> Terms | None:
+    """Of those who are no tenants; None where nothing of their requests is to be changed."""
+    limited = config.reasoning_tokens is not None or any(one.reasoning_tokens is not None for one in config.classes)
+    return Terms(reasoning_tokens=config.reasoning_tokens) if limited else None
 
 
 def _check_method(request: Request, *allowed: str) -> None:

@@ -11,6 +11,7 @@ from paceline_worker.http.errors import UpstreamClosed, UpstreamGarbage
 from paceline_worker.http.headers import Headers
 from paceline_worker.http.message import Response
 from paceline_worker.router.resume.transcript import Transcript
+from paceline_worker.router.wellness.listening import LOOK_EVERY, Listener
 
 _BEGINNINGS: Final = b"deir:"
 """First letters of ``data``, ``event``, ``id``, ``retry`` and of a comment. A page of HTML or JSON has none of them."""
@@ -25,8 +26,8 @@ class StreamRelay:
     """
 
     __slots__ = (
-        "_checked", "_clock", "_events", "_exchange", "_headers", "_last_at", "_on_first", "_response", "_transcript",
-        "first_at",
+        "_checked", "_clock", "_events", "_exchange", "_headers", "_keep", "_last_at", "_listener", "_look_at",
+        "_on_first", "_response", "_transcript", "first_at",
     )  # fmt: skip
 
     def __init__(
@@ -37,8 +38,12 @@ class StreamRelay:
         clock: Clock,
         on_first: Callable[[], None],
         transcript: Transcript | None,
+        listener: Listener | None,
     ) -> None:
         self._transcript = transcript
+        self._listener = listener
+        self._keep = listener.keep if listener is not None and listener.keeps else None
+        self._look_at = LOOK_EVERY
         self._exchange = exchange
         self._response = response
         self._headers = headers
@@ -56,13 +61,19 @@ class StreamRelay:
 
         With a transcript, a stream that ends before its closing event, or in an error of the engine's, is broken too.
         """
-        self._response.on_backpressure(self._exchange.pause, self._exchange.resume)
-        await self._exchange.relay(self._take)
-        if self.first_at is None:
-            raise UpstreamClosed("its stream is empty")
-        if self._transcript is not None and not self._transcript.done:
-            raise UpstreamClosed("its stream ends in the middle")
-        self._response.end()
+        whole = False
+        try:
+            self._response.on_backpressure(self._exchange.pause, self._exchange.resume)
+            await self._exchange.relay(self._take)
+            if self.first_at is None:
+                raise UpstreamClosed("its stream is empty")
+            if self._transcript is not None and not self._transcript.done:
+                raise UpstreamClosed("its stream ends in the middle")
+            self._response.end()
+            whole = True
+        finally:
+            if self._listener is not None:
+                self._listener.end(self.tokens, whole=whole, gap_seconds=self.mean_gap())
 
     def _take(self, piece: bytes) -> None:
         now = self._clock.monotonic()
@@ -74,7 +85,7 @@ class StreamRelay:
         if self._transcript is not None:
             piece = self._transcript.take(piece)
             if self._transcript.fault is not None:
-                self._exchange.reject(UpstreamGarbage(f"it says: {self._transcript.fault}"))
+                self._exchange.reject(UpstreamGarbage(f"it says: {self._transcript.fault}", plain="it says so"))
             if not piece:
                 return
         if self.first_at is None:
@@ -84,6 +95,10 @@ class StreamRelay:
         self._response.write(piece)
         self._events += piece.count(_EVENT)
         self._last_at = now
+        if self._keep is not None:
+            self._keep(piece)
+        if self._events >= self._look_at and self._listener is not None:
+            self._look_at = self._listener.look(self._events)
 
     @property
     def tokens(self) -> int:

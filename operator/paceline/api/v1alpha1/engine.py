@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from paceline.api.v1alpha1.base import (
+    DnsSubdomain,
     EnvName,
     Gibibytes,
     Image,
@@ -100,6 +101,19 @@ class KvCache(Model):
     """Tier that all engines share."""
 
 
+class EngineTls(Model):
+    """The engines' API over HTTPS."""
+
+    certificate_secret: DnsSubdomain
+    """Secret of type `kubernetes.io/tls` with the engines' certificate, for the name `NAME-engines.NAMESPACE.svc`, and
+    in `ca.crt` the authority that signed it.
+    """
+    client_certificate_secret: DnsSubdomain | None = None
+    """Secret with the routers' own certificate, of the same authority. Given, engines take requests only from who has
+    one.
+    """
+
+
 class EngineSpec(Model):
     """How one vLLM engine is run."""
 
@@ -113,11 +127,17 @@ class EngineSpec(Model):
     """How one engine is spread over accelerators. A pool may say otherwise."""
     kv_cache: KvCache = KvCache()
     """Where KV blocks are kept."""
+    tls: EngineTls | None = None
+    """The engines' API over HTTPS. Left out, it is plain HTTP."""
     connector: ConnectorKind = ConnectorKind.NIXL
     """How KV blocks move from prefill to decode engines. None is for aggregated pools."""
     start_deadline_seconds: Seconds = 1800
     """How long an engine may take from its start to its first answer. After that it counts as absent and is started
     anew.
+    """
+    stall_seconds: Annotated[int, Field(ge=5, le=3600)] = 60
+    """How long an engine may run requests and do no step before it takes no new work. After three times that it is
+    started anew.
     """
     drain_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
     """How long an engine that is to stop may take to finish what it has begun."""

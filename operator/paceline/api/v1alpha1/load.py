@@ -22,7 +22,7 @@ from paceline.api.yaml_reader import read_document
 from paceline.errors import FieldProblem, SpecError
 
 OPAQUE: Final = frozenset({"podTemplate"})
-"""Fields whose content is somebody else's: nulls in them have a meaning and stay."""
+"""Fields in whose fields is what is somebody else's: nulls there have a meaning and stay."""
 
 
 def load(text: str | bytes, source: str) -> ModelDeployment:
@@ -69,10 +69,18 @@ def check_update(new: ModelDeployment, old: ModelDeployment, source: str) -> Non
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: item if key in OPAQUE else _without_nulls(item) for key, item in value.items() if item is not None}
+        return {
+            key: _without_own_nulls(item) if key in OPAQUE else _without_nulls(item)
+            for key, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list | tuple):
         return [_without_nulls(item) for item in value]
     return value
+
+
+def _without_own_nulls(value: Any) -> Any:
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
 
 
 def _broken_rules(deployment: ModelDeployment) -> Iterator[FieldProblem]:

@@ -7,7 +7,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from paceline.api.v1alpha1.base import Image, Milliseconds, Model, PodTemplate, Seconds, Toggle, Tokens, WeightPercent
+from paceline.api.v1alpha1.base import (
+    DnsSubdomain,
+    Image,
+    Milliseconds,
+    Model,
+    PodTemplate,
+    Seconds,
+    Toggle,
+    Tokens,
+    WeightPercent,
+)
+
+
+class MediaPolicy(StrEnum):
+    """Which media engines may take from a conversation."""
+
+    REFUSE = "Refuse"
+    DATA_URLS = "DataUrls"
+    ANY = "Any"
 
 
 class ServiceType(StrEnum):
@@ -31,6 +49,22 @@ class QueueOrder(StrEnum):
 
     DEADLINE = "Deadline"
     ARRIVAL = "Arrival"
+
+
+class Late(StrEnum):
+    """What becomes of requests that can't meet their TTFT any more."""
+
+    SERVE = "Serve"
+    LIMIT = "Limit"
+    REFUSE = "Refuse"
+
+
+class WatchMode(StrEnum):
+    """What follows when an engine stands out."""
+
+    OFF = "Off"
+    WATCH = "Watch"
+    ACT = "Act"
 
 
 class Placement(Model):
@@ -92,6 +126,13 @@ class Admission(Model):
     """Largest body of a request."""
     max_running_per_engine: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Most requests that one engine works on at a time."""
+    max_queued_mebibytes: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """Most memory of the requests that wait in one router."""
+    late: Late = Late.LIMIT
+    """What becomes of requests that can't meet their TTFT any more. Serve answers them all; Limit, when more comes than
+    can be served for longer than two minutes, only so many as take a twentieth of the capacity; Refuse none. Who would
+    wait for more than twice `maxQueueSeconds` is refused at once in any case.
+    """
 
 
 class Timeouts(Model):
@@ -103,6 +144,48 @@ class Timeouts(Model):
     """Longest time to the first byte of an answer."""
     idle_milliseconds: Milliseconds = 120_000
     """Longest pause within an answer."""
+    answer_seconds: Seconds = 14_400
+    """Longest life of an answer, from the arrival of its request to its last byte."""
+
+
+class RouterTls(Model):
+    """The routers' API over HTTPS."""
+
+    certificate_secret: DnsSubdomain
+    """Secret of type `kubernetes.io/tls` with the routers' certificate. A new one is taken into use while they run."""
+    client_ca_secret: DnsSubdomain | None = None
+    """Secret with an authority in `ca.crt`. Given, clients need a certificate of it."""
+
+
+class OutputHealth(Model):
+    """Whether routers compare engines by what they say and how fast, and take those that stand out out of rotation."""
+
+    mode: WatchMode = WatchMode.ACT
+    """What engines say. Act gives an engine that stands out no new work for a while, Watch only tells, Off does not
+    look.
+    """
+    slow_engines: WatchMode = WatchMode.ACT
+    """The same for engines that are far slower than their siblings at the same load."""
+    max_out_percent: Annotated[int, Field(ge=1, le=100)] = 25
+    """Largest share of all engines that is without work for it at a time. One always may be, while another is ready
+    in its role.
+    """
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """How long an engine is without work the first time; each further time twice as long, up to 16 times."""
+    keep_samples: Annotated[int, Field(ge=0, le=100)] = 0
+    """Ends of suspicious answers that each router keeps for a person to read on its admin port. 0 keeps none."""
+
+
+class Hedging(Model):
+    """A second engine for requests that the first one leaves without an answer for long."""
+
+    after_milliseconds: Milliseconds
+    """How long the router waits for the first byte of an answer, or for a prompt that is computed apart, before it asks
+    a second engine for the same; at least twice what the engine model expects. Take the TTFT that 95 of 100 requests
+    have, or more.
+    """
+    max_percent: Annotated[int, Field(ge=1, le=50)] = 5
+    """Most second requests, of all."""
 
 
 class Routing(Model):
@@ -130,5 +213,16 @@ class Routing(Model):
     """What is accepted."""
     timeouts: Timeouts = Timeouts()
     """How long the router waits for an engine."""
+    tls: RouterTls | None = None
+    """The routers' API over HTTPS, on port 443 of their Service. Left out, it is plain HTTP on port 80."""
+    media: MediaPolicy = MediaPolicy.DATA_URLS
+    """Media in conversations: Refuse takes none that has a URL, DataUrls those that are inline in the request, Any also
+    those that engines then fetch from wherever the client says; name the domains with `--allowed-media-domains` in
+    `engine.extraArgs`.
+    """
+    output_health: OutputHealth = OutputHealth()
+    """What follows when an engine stands out among its siblings."""
+    hedging: Hedging | None = None
+    """A second engine where the first is late. Left out, one engine is asked at a time."""
     pod_template: PodTemplate | None = None
     """Changes to the router's pods. Its container is called `router`."""

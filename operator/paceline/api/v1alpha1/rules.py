@@ -18,7 +18,7 @@ from paceline.api.v1alpha1.engine import EngineSpec, EnvVar
 from paceline.api.v1alpha1.model import ModelSpec, Source, SourceType
 from paceline.api.v1alpha1.pools import Accelerator, Pool, PoolMode, Pools, Toleration, TolerationOperator
 from paceline.api.v1alpha1.resource import ModelDeploymentSpec
-from paceline.api.v1alpha1.routing import ColdWarmSplit, SplitMode
+from paceline.api.v1alpha1.routing import ColdWarmSplit, Routing, SplitMode
 from paceline.api.v1alpha1.scaling import Forecast, ScaleToZeroPolicy, Scaling, ScalingMode
 from paceline.api.v1alpha1.tenancy import Tenancy, TenancyMode
 from paceline.api.wire import ConnectorKind
@@ -58,6 +58,10 @@ MANAGED_ARGUMENTS: Final = (
     "node-rank",
     "master-addr",
     "headless",
+    "ssl-certfile",
+    "ssl-keyfile",
+    "ssl-ca-certs",
+    "ssl-cert-reqs",
 )
 """Arguments of vLLM, without dashes, that follow from fields of the spec or from the pod's place in its group."""
 
@@ -316,6 +320,16 @@ RULES: Final[tuple[Rule[Any], ...]] = (
         ),
         field="routing.coldWarmSplit.mode",
         found=lambda spec: str(spec.routing.cold_warm_split.mode),
+    ),
+    Rule(
+        Routing,
+        cel="!has(self.hedging) || self.hedging.afterMilliseconds < self.timeouts.firstByteMilliseconds",
+        message="must be below timeouts.firstByteMilliseconds, after which the first engine is given up",
+        holds=lambda routing: (
+            routing.hedging is None or routing.hedging.after_milliseconds < routing.timeouts.first_byte_milliseconds
+        ),
+        field="hedging.afterMilliseconds",
+        found=lambda routing: f"firstByteMilliseconds {routing.timeouts.first_byte_milliseconds}",
     ),
     Rule(
         Tenancy,

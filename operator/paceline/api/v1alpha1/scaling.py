@@ -87,7 +87,7 @@ class Scaling(Model):
     scale_down_window_seconds: Annotated[int, Field(ge=0, le=86_400)] = 180
     """Engines are removed only when they were not needed for this long."""
     scale_down_window_policy: WindowPolicy = WindowPolicy.ADAPTIVE
-    """Adaptive lengthens the window while traffic is bursty, Fixed keeps it."""
+    """Adaptive lengthens the window while jumps of the load cost too many misses, Fixed keeps it."""
     kv_usage_percent: Percent = 90
     """Share of the KV capacity of decode engines that is planned with."""
     forecast: Forecast = Forecast()

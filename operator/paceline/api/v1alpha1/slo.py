@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from paceline.api.v1alpha1.base import DnsLabel, Milliseconds, Model, Percent, Priority, named_list
+from paceline.api.v1alpha1.base import DnsLabel, Milliseconds, Model, Percent, Priority, Tokens, named_list
 
 
 class Objective(Model):
@@ -27,6 +27,10 @@ class RequestClass(Objective):
     """Name of the class, for example `interactive` or `batch`."""
     priority: Priority = 0
     """Higher goes first. Requests without a class have priority 0."""
+    reasoning_tokens: Tokens | None = None
+    """Most reasoning tokens in one request; needs `--reasoning-parser` or `--reasoning-config` in `engine.extraArgs`. A
+    tenant's own limit holds besides. Left out, there is none of the class.
+    """
 
 
 class Slo(Objective):

@@ -39,6 +39,10 @@ class Tenant(Model):
     """Its part of the tokens, beside the weights of others, while tenants of one priority wait."""
     tokens_per_minute: TokenQuota | None = None
     """Most tokens in a minute, uncached prompt and output together, over all routers. Left out, there is no limit."""
+    input_tokens_per_minute: TokenQuota | None = None
+    """Most uncached prompt tokens in a minute, over all routers. Left out, there is no limit."""
+    output_tokens_per_minute: TokenQuota | None = None
+    """Most output tokens in a minute, over all routers. Left out, there is no limit."""
     max_running_requests: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Most requests at a time, waiting ones among them, over all routers. Left out, there is no limit."""
     models: Annotated[tuple[ModelName, ...], plain_list(at_most=64)] = ()

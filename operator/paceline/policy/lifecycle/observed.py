@@ -5,7 +5,7 @@ Read once when an object changes; the planner of actions and the status see thes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,11 +13,13 @@ from typing import Any, Final
 from paceline.api import labels
 from paceline.api.conditions import Reason
 from paceline.api.wire import Role
+from paceline.errors import HardwareError
 
 Json = Mapping[str, Any]
 
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+ENGINE_CONTAINER: Final = "engine"
 LONGEST_TROUBLE: Final = 400
 """Characters of somebody else's message that a status repeats."""
 
@@ -64,6 +66,9 @@ class Pod:
     """The role that it takes once it has finished what it has."""
     change_started: float | None = None
     """Since when it has been to take that, in seconds since the epoch."""
+    node: str = ""
+    fault_at: float | None = None
+    """When a fault of its hardware ended its engine last, in seconds since the epoch; None where none did."""
 
     @property
     def aim(self) -> Role | None:
@@ -127,6 +132,8 @@ def read_pod(raw: Json) -> Pod:
         trouble=_pod_trouble(conditions, status),
         next_role=_role(notes.get(labels.NEXT_ROLE)),
         change_started=seconds_of(notes.get(labels.ROLE_CHANGE_STARTED)),
+        node=spec.get("nodeName") or "",
+        fault_at=_fault_at(status),
     )
 
 
@@ -171,6 +178,9 @@ def _pod_trouble(conditions: Mapping[str, Json], status: Json) -> Trouble | None
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason"), str(waiting.get("message", ""))[:LONGEST_TROUBLE]
+        fault = _hardware_fault(container)
+        if fault is not None:
+            return Trouble(Reason.GPU_ERROR, fault)
         if reason in IMAGE_REASONS:
             return Trouble(Reason.IMAGE_PULL_FAILED, message or f"image {container.get('image', '')}")
         if reason == "CrashLoopBackOff":
@@ -178,6 +188,28 @@ def _pod_trouble(conditions: Mapping[str, Json], status: Json) -> Trouble | None
         if reason in {"CreateContainerConfigError", "CreateContainerError"}:
             return Trouble(Reason.PODS_REFUSED, message)
     return None
+
+
+def _faults(container: Json) -> Iterator[Json]:
+    """Ends of an engine by a fault of its hardware, the newest first."""
+    if container.get("name") == ENGINE_CONTAINER:
+        for state in (container.get("state") or {}, container.get("lastState") or {}):
+            ended = state.get("terminated") or {}
+            if ended.get("exitCode") == HardwareError.exit_code:
+                yield ended
+
+
+def _hardware_fault(container: Json) -> str | None:
+    """What an engine said that ended by a fault of its hardware, until it is ready again."""
+    if container.get("ready"):
+        return None
+    ended = next(_faults(container), None)
+    return None if ended is None else str(ended.get("message") or "an accelerator failed")[:LONGEST_TROUBLE]
+
+
+def _fault_at(status: Json) -> float | None:
+    ends = (ended for container in status.get("containerStatuses") or () for ended in _faults(container))
+    return next((at for ended in ends if (at := seconds_of(ended.get("finishedAt"))) is not None), None)
 
 
 def _role(text: str | None) -> Role | None:

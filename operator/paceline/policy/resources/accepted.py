@@ -13,6 +13,7 @@ import msgspec
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment
 from paceline.policy.resources.common import Manifest, child_metadata, dns_label
+from paceline.unreadable import UNREADABLE
 
 KEY: Final = "spec.json"
 
@@ -36,5 +37,5 @@ def read_accepted(config_map: Mapping[str, Any]) -> Any:
     """The spec in it as plain JSON; None where somebody made it unreadable."""
     try:
         return msgspec.json.decode((config_map.get("data") or {}).get(KEY, ""))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

@@ -8,11 +8,12 @@ from typing import Final
 
 from paceline.api import wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, Toggle
-from paceline.api.v1alpha1.routing import Placement
+from paceline.api.v1alpha1.routing import Hedging, OutputHealth, Placement
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
 from paceline.policy.resources.tenants import tenancy
+from paceline.policy.resources.tls import engine_tls, router_tls, router_to_engine_tls
 from paceline.policy.scaling.profiles import find_profile
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
@@ -23,6 +24,7 @@ BYTE_TOKENS: Final = "bytes"
 """The router's name for the tokens of emulated engines."""
 BACKEND_ENV: Final = "PACELINE_ENGINE_BACKEND"
 EMULATOR: Final = "emulator"
+MEBIBYTE: Final = 1 << 20
 DEFAULT_BLOCK_SIZE: Final = 16
 """Tokens a block where the resource names none: vLLM's own default on GPUs."""
 
@@ -48,8 +50,10 @@ def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
         kv_cache=_kv_cache(spec.engine.kv_cache),
         connector=wire.ConnectorKind.NONE if spec.pools.mode is PoolMode.AGGREGATED else spec.engine.connector,
         accelerators=wire.Accelerators(product=pool.accelerator.product or "", count=pool.accelerator.count),
+        tls=engine_tls(md),
         extra_args=spec.engine.extra_args,
         start_deadline_seconds=spec.engine.start_deadline_seconds,
+        stall_seconds=spec.engine.stall_seconds,
         drain_seconds=spec.engine.drain_seconds,
     )
 
@@ -85,7 +89,12 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
         max_model_len=spec.model.max_model_len,
         disaggregated=spec.pools.mode is PoolMode.DISAGGREGATED,
         classes=tuple(
-            wire.RequestClass(name=entry.name, priority=entry.priority, objective=_objective(entry))
+            wire.RequestClass(
+                name=entry.name,
+                priority=entry.priority,
+                objective=_objective(entry),
+                reasoning_tokens=entry.reasoning_tokens,
+            )
             for entry in spec.slo.classes
         ),
         local_prefill_tokens=spec.routing.local_prefill_tokens,
@@ -109,12 +118,20 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
             max_wake_seconds=spec.engine.start_deadline_seconds if _sleeps(md) else None,
             max_body_bytes=admission.max_body_bytes,
             max_running_per_engine=admission.max_running_per_engine,
+            max_queued_bytes=admission.max_queued_mebibytes * MEBIBYTE,
+            late=wire.Late(admission.late),
         ),
         timeouts=wire.Timeouts(
             connect_milliseconds=timeouts.connect_milliseconds,
             first_byte_milliseconds=timeouts.first_byte_milliseconds,
             idle_milliseconds=timeouts.idle_milliseconds,
+            answer_seconds=timeouts.answer_seconds,
         ),
+        media=wire.Media(spec.routing.media),
+        tls=router_tls(md),
+        engine_tls=router_to_engine_tls(md),
+        output_health=_output_health(spec.routing.output_health),
+        hedging=_hedging(spec.routing.hedging),
         tenancy=tenancy(md),
         reasoning_tokens=spec.tenancy.reasoning_tokens,
     )
@@ -188,6 +205,22 @@ def _placement(placement: Placement) -> wire.PlacementWeights:
         disk_hit_percent=placement.disk_hit_percent,
         shared_hit_percent=placement.shared_hit_percent,
     )
+
+
+def _output_health(health: OutputHealth) -> wire.OutputHealth:
+    return wire.OutputHealth(
+        mode=wire.WatchMode(health.mode),
+        slow_engines=wire.WatchMode(health.slow_engines),
+        max_out_percent=health.max_out_percent,
+        hold_seconds=health.hold_seconds,
+        keep_samples=health.keep_samples,
+    )
+
+
+def _hedging(hedging: Hedging | None) -> wire.Hedging | None:
+    if hedging is None:
+        return None
+    return wire.Hedging(after_milliseconds=hedging.after_milliseconds, max_percent=hedging.max_percent)
 
 
 def _objective(objective: Objective) -> wire.Objective:

@@ -12,6 +12,7 @@ from typing import Final
 
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import ModelDeployment, SourceType
+from paceline.policy.resources import tls
 from paceline.policy.resources.common import (
     WORKLOAD_NAME_LIMIT,
     Images,
@@ -164,6 +165,8 @@ def _pod_template(
             entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in pool.tolerations
         ]
     built: Manifest = {"metadata": {"labels": pod_labels}, "spec": spec}
+    if md.spec.engine.tls is not None:
+        built["metadata"]["annotations"] = {labels.TLS: "true"}
     merged = merge_pod_template(
         built, md.spec.engine.pod_template, path="spec.engine.podTemplate", source=md.metadata.name
     )
@@ -238,7 +241,7 @@ def _volumes(md: ModelDeployment) -> list[Manifest]:
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
     if disk is not None:
         volumes.append({"name": "kv-disk", "emptyDir": {"sizeLimit": f"{disk.size_gib}Gi"}})
-    return volumes
+    return volumes + tls.engine_volumes(md)
 
 
 def _mounts(md: ModelDeployment, config: wire.EngineConfig) -> list[Manifest]:
@@ -251,7 +254,7 @@ def _mounts(md: ModelDeployment, config: wire.EngineConfig) -> list[Manifest]:
         mounts.append({"name": "model", "mountPath": MODEL_VOLUME_PATH, "readOnly": True})
     if md.spec.engine.kv_cache.disk_tier is not None:
         mounts.append({"name": "kv-disk", "mountPath": config.kv_cache.disk_path})
-    return mounts
+    return mounts + tls.mounts(tls.engine_volumes(md))
 
 
 def _node_selector(pool: HardwarePool) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment
 from paceline.policy.resources.common import Manifest, child_metadata, child_name, selector_labels
+from paceline.policy.resources.tls import scrape_settings
 
 KIND: Final = "monitoring.coreos.com/v1/PodMonitor"
 SCRAPE_INTERVAL: Final = "10s"
@@ -18,12 +20,12 @@ TARGET_LABELS: Final = (labels.DEPLOYMENT, labels.COMPONENT, labels.POOL, labels
 def pod_monitors(md: ModelDeployment) -> tuple[Manifest, Manifest]:
     """Monitors of the engines and of the routers. An engine has two pages: vLLM's own and that of its worker."""
     return (
-        _monitor(md, "engines", labels.COMPONENT_ENGINE, ("api", "admin")),
-        _monitor(md, "router", labels.COMPONENT_ROUTER, ("admin",)),
+        _monitor(md, "engines", labels.COMPONENT_ENGINE, {"api": scrape_settings(md), "admin": {}}),
+        _monitor(md, "router", labels.COMPONENT_ROUTER, {"admin": {}}),
     )
 
 
-def _monitor(md: ModelDeployment, name: str, component: str, ports: tuple[str, ...]) -> Manifest:
+def _monitor(md: ModelDeployment, name: str, component: str, ports: Mapping[str, Manifest]) -> Manifest:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
@@ -31,6 +33,8 @@ def _monitor(md: ModelDeployment, name: str, component: str, ports: tuple[str, .
         "spec": {
             "selector": {"matchLabels": selector_labels(md, component)},
             "podTargetLabels": list(TARGET_LABELS),
-            "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": SCRAPE_INTERVAL} for port in ports],
+            "podMetricsEndpoints": [
+                {"port": port, "path": "/metrics", "interval": SCRAPE_INTERVAL, **how} for port, how in ports.items()
+            ],
         },
     }

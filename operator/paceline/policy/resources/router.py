@@ -7,6 +7,7 @@ from typing import Final
 
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import ModelDeployment, SourceType
+from paceline.policy.resources import tls
 from paceline.policy.resources.access import router_account_name
 from paceline.policy.resources.common import (
     WORKLOAD_NAME_LIMIT,
@@ -33,6 +34,7 @@ CONFIG_ENV: Final = "PACELINE_ROUTER_CONFIG"
 API_PORT: Final = 8000
 ADMIN_PORT: Final = 8080
 SERVICE_PORT: Final = 80
+SECURE_SERVICE_PORT: Final = 443
 GRACE_SECONDS: Final = 60
 """The router finishes what is in flight within 30 s; the rest is margin."""
 UNPUBLISH_SECONDS: Final = 5
@@ -97,7 +99,13 @@ def _deployment(md: ModelDeployment, template: Manifest) -> Manifest:
     }
 
 
+def address(md: ModelDeployment) -> tuple[str, int]:
+    """Scheme and port of the Service."""
+    return ("http", SERVICE_PORT) if md.spec.routing.tls is None else ("https", SECURE_SERVICE_PORT)
+
+
 def _service(md: ModelDeployment) -> Manifest:
+    scheme, port = address(md)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -105,7 +113,7 @@ def _service(md: ModelDeployment) -> Manifest:
         "spec": {
             "type": md.spec.routing.service_type.value,
             "selector": selector_labels(md, labels.COMPONENT_ROUTER),
-            "ports": [{"name": "http", "port": SERVICE_PORT, "targetPort": "api", "protocol": "TCP"}],
+            "ports": [{"name": scheme, "port": port, "targetPort": "api", "protocol": "TCP"}],
         },
     }
 
@@ -116,7 +124,12 @@ def _pod_template(md: ModelDeployment, config_name: str, images: Images) -> Mani
         "metadata": {"labels": child_labels(md, labels.COMPONENT_ROUTER)},
         "spec": {
             "containers": [_container(md, config_name, images)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}, *_tokenizer_volumes(md), *keys_volumes(md)],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {}},
+                *_tokenizer_volumes(md),
+                *keys_volumes(md),
+                *tls.router_volumes(md),
+            ],
             "securityContext": pod_security(),
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "serviceAccountName": router_account_name(md),
@@ -173,6 +186,7 @@ def _container(md: ModelDeployment, config_name: str, images: Images) -> Manifes
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own, not this process's folder
             *_tokenizer_mounts(md),
             *keys_mounts(md),
+            *tls.mounts(tls.router_volumes(md)),
         ],
         "securityContext": container_security(),
     }

@@ -76,6 +76,8 @@ def _tenant(md: ModelDeployment, tenant: Tenant) -> wire.Tenant:
         priority=tenant.priority,
         weight=tenant.share_weight,
         tokens_per_minute=_part(tenant.tokens_per_minute, md),
+        input_tokens_per_minute=_part(tenant.input_tokens_per_minute, md),
+        output_tokens_per_minute=_part(tenant.output_tokens_per_minute, md),
         max_running_requests=_part(tenant.max_running_requests, md),
         reasoning_tokens=md.spec.tenancy.reasoning_tokens if own is None else own,
         models=tenant.models,
@@ -102,14 +104,16 @@ def _check_models(md: ModelDeployment) -> None:
 
 
 def _check_reasoning(md: ModelDeployment) -> None:
-    limits = {"reasoningTokens": md.spec.tenancy.reasoning_tokens}
+    limits = {"tenancy.reasoningTokens": md.spec.tenancy.reasoning_tokens}
     for number, tenant in enumerate(md.spec.tenancy.tenants):
-        limits[f"tenants[{number}].reasoningTokens"] = tenant.reasoning_tokens
+        limits[f"tenancy.tenants[{number}].reasoningTokens"] = tenant.reasoning_tokens
+    for number, entry in enumerate(md.spec.slo.classes):
+        limits[f"slo.classes[{number}].reasoningTokens"] = entry.reasoning_tokens
     if any(argument.startswith(REASONING_FLAGS) for argument in md.spec.engine.extra_args):
         return
     problems = [
         FieldProblem(
-            f"spec.tenancy.{field}",
+            f"spec.{field}",
             "needs engines that know where reasoning ends: add --reasoning-parser=NAME to spec.engine.extraArgs",
             str(limit),
         )

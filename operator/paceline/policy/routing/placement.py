@@ -22,6 +22,8 @@ NEAR_TIE: Final = 0.05
 """Costs that differ by less than this share of the load say nothing: loads are seen a second late."""
 LARGEST_LOCAL_PREFILL: Final = 4096
 """No prompt longer than this is kept local by default, however slow transfers are: it would stall the batch."""
+KEPT_FREE: Final = 1 / 8
+"""Of the requests that an engine may run, for those whose priority is not below 0."""
 EQUAL: Final = 1e-9
 """Seconds; sums of floats differ by less."""
 INFINITE: Final = float("inf")
@@ -77,7 +79,7 @@ def default_local_prefill_tokens(model: EngineModel) -> int:
 
 def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
     """Whether any engine could take one more request."""
-    return bool(_decode_candidates(engines, settings, frozenset()))
+    return bool(_decode_candidates(engines, settings, frozenset(), settings.max_running_per_engine))
 
 
 def prefill_room_in(engines: Sequence[EngineView], settings: Settings) -> float:
@@ -95,7 +97,7 @@ def choose(
 
     Engines that failed the request are avoided while there are others.
     """
-    candidates = _decode_candidates(engines, settings, request.avoid)
+    candidates = _decode_candidates(engines, settings, request.avoid, running_limit(request.priority, settings))
     if not candidates:
         return None
     pricing = Pricing(request, settings, model)
@@ -121,9 +123,19 @@ def choose(
     )
 
 
-def _decode_candidates(engines: Sequence[EngineView], settings: Settings, avoid: frozenset[str]) -> list[EngineView]:
+def running_limit(priority: int, settings: Settings) -> int:
+    """Requests that may run on an engine when one of this priority comes to it: work that is less than ordinary leaves
+    a part of each engine free, so that ordinary requests never wait for it to end.
+    """
+    most = settings.max_running_per_engine
+    return most if priority >= 0 else max(1, int(most * (1 - KEPT_FREE)))
+
+
+def _decode_candidates(
+    engines: Sequence[EngineView], settings: Settings, avoid: frozenset[str], limit: int
+) -> list[EngineView]:
     """Engines with room whose role it is; engines of any role when none has that role, for each can do it."""
-    limit, not_for_it = settings.max_running_per_engine, _PREFILL if settings.disaggregated else None
+    not_for_it = _PREFILL if settings.disaggregated else None
     roomy = [engine for engine in engines if engine.running < limit and engine.role is not not_for_it and engine.usable]
     if not roomy and not any(engine.usable and engine.role is not not_for_it for engine in engines):
         roomy = [engine for engine in engines if engine.running < limit and engine.usable]

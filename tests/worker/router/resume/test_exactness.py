@@ -62,3 +62,9 @@ def test_these_do_not_and_say_why(fields: dict[str, Any], named: str) -> None:
 
 def test_several_prompts_in_one_stream_do_not() -> None:
     assert of(Kind.COMPLETION, prompt=["a", "b"]) is not None
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "[" * 90 + "1" * 400 + "]" * 90])
+def test_a_number_that_only_an_engine_can_read_is_something_that_is_set(number: str) -> None:
+    body = b'{"model": "m", "stream": true, "prompt": "hi", "tools": %b}' % number.encode()
+    assert obstacle(parse(Kind.COMPLETION, body, RULES)) == "it sets tools"

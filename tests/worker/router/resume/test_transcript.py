@@ -133,3 +133,47 @@ def test_an_event_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     transcript = Transcript(show_ids=False)
     assert transcript.take(b"data: " + b"x" * 101) == b""
     assert transcript.fault is not None
+
+
+JUNK = (b"\x00\xff}{", b"data: hello", b'data: {"choices": [', b"<html>", b'data: {"id": \xff}')
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_what_is_no_event_breaks_the_stream_and_is_not_shown(junk: bytes) -> None:
+    transcript = Transcript(show_ids=False)
+    good, bad = completion([([7], "seven")])[0], junk + b"\n\n"
+    assert transcript.take(good + bad + completion([([8], "eight")])[0]) == completion([([7], "seven")], ids=False)[0]
+    assert transcript.fault == "something that is no event"
+    assert transcript.ids == [7]
+
+
+@pytest.mark.parametrize("line", [b": ping", b"event: message", b"id: 7", b"retry: 100"])
+def test_events_without_data_go_on_as_they_came(line: bytes) -> None:
+    transcript = Transcript(show_ids=False)
+    assert transcript.take(line + b"\n\n") == line + b"\n\n"
+    assert transcript.fault is None
+
+
+@pytest.mark.parametrize("ids", ["[69999999999999999999999999]", "[-1]", "[4294967296]"])
+def test_ids_that_no_token_has_make_the_stream_opaque(ids: str) -> None:
+    transcript = Transcript(show_ids=True)
+    for piece in (*completion([([5], "a"), ([6], "b")]), event(text="c", token_ids=[7]).replace(b"[7]", ids.encode())):
+        assert transcript.take(piece) == piece
+    assert transcript.opaque is not None or transcript.ids == [5, 6]
+
+
+def test_an_event_with_no_ids_before_one_with_some_is_not_taken_for_text() -> None:
+    transcript = Transcript(show_ids=True)
+    for piece in completion([([5], "a"), ([6], "b")]):
+        transcript.take(piece)
+    transcript.take(event(text="c", token_ids=[]) + event(text="d", prompt_token_ids=None, token_ids=[7]))
+    assert (transcript.text, transcript.ids) == ("abcd", [5, 6, 7])
+
+
+def test_an_escape_that_is_none_is_kept_as_the_client_has_it() -> None:
+    transcript = Transcript(show_ids=True)
+    first, second = completion([([5], "a"), ([6], "b")])
+    transcript.take(first)
+    transcript.take(second.replace(b'"b"', b'"\\q"'))
+    transcript.take(event(text="c", prompt_token_ids=None, token_ids=[7]).replace(b'"c"', b'"\\q"'))
+    assert transcript.text.startswith("a")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from paceline.api import wire
 from paceline.clock import VirtualClock
 from paceline_worker.router.parse import Rules
 from paceline_worker.router.tenants.accounts import Account, OverLimit, TenantVisit, Usage
+from paceline_worker.router.tenants.allowance import Allowance
 from paceline_worker.router.tenants.terms import Terms
 
 RULES = Rules(frozenset({"m"}), frozenset(), None)
@@ -30,22 +32,23 @@ class Bench:
         visit.placed()
         return visit
 
-    def refused(self, uncached: int) -> int | None:
+    def refused(self, uncached: int, output: int = 0) -> int | None:
         visit = TenantVisit(self.account)
         visit.begin()
         try:
             with pytest.raises(OverLimit) as caught:
-                visit.expect(cached=0, uncached=uncached, output=0)
+                visit.expect(cached=0, uncached=uncached, output=output)
         finally:
             visit.end("limited")
         return caught.value.retry_after
 
 
-def bench(*, max_running: int | None = None, tokens_per_minute: int | None = None) -> Bench:
+def bench(*, max_running: int | None = None, **limits: int) -> Bench:
     clock = VirtualClock()
+    allowance = Allowance(wire.Tenant(name="a", **limits), clock.monotonic())
     account = Account(
         "a", Terms(reasoning_tokens=None), RULES, b"", Usage(), clock, max_running=max_running,
-        tokens_per_minute=tokens_per_minute,
+        allowance=allowance,
     )  # fmt: skip
     return Bench(clock, account)
 
@@ -133,6 +136,42 @@ def test_an_answer_longer_than_expected_is_charged_too() -> None:
     visit.said(1100)
     visit.end("ok")
     assert one.refused(1) == 61
+
+
+def test_input_and_output_have_limits_of_their_own() -> None:
+    one = bench(input_tokens_per_minute=600, output_tokens_per_minute=60)
+    one.visit(uncached=600, output=0)
+    assert one.refused(uncached=10, output=0) == 1
+    one.visit(uncached=0, output=60)
+    assert one.refused(uncached=0, output=10) == 10
+    assert one.usage.limited == {"input_tokens": 1, "output_tokens": 1}
+    one.clock.advance(10)
+    one.visit(uncached=100, output=10)
+
+
+def test_the_limit_that_lasts_longest_is_the_one_that_is_told() -> None:
+    one = bench(tokens_per_minute=6000, input_tokens_per_minute=600, output_tokens_per_minute=60)
+    one.visit(uncached=600, output=60)
+    visit = TenantVisit(one.account)
+    visit.begin()
+    with pytest.raises(OverLimit, match="about 30 output tokens, and you have 0 left of 60 a minute") as caught:
+        visit.expect(cached=0, uncached=10, output=30)
+    assert caught.value.retry_after == 30
+
+
+def test_what_an_answer_did_not_use_is_given_back_to_each_limit() -> None:
+    one = bench(tokens_per_minute=1000, output_tokens_per_minute=500)
+    visit = one.visit(uncached=100, output=500)
+    visit.said(10)
+    visit.end("ok")
+    one.visit(uncached=400, output=490)
+
+
+def test_a_refused_request_takes_nothing_from_the_other_limits() -> None:
+    one = bench(input_tokens_per_minute=600, output_tokens_per_minute=60)
+    assert one.visit(uncached=0, output=60) is not None
+    assert one.refused(uncached=600, output=1) == 1
+    one.visit(uncached=600, output=0)
 
 
 def test_without_limits_nothing_is_refused() -> None:

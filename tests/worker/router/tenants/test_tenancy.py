@@ -186,6 +186,42 @@ async def test_reasoning_is_limited_for_a_tenant_and_where_there_are_none(tmp_pa
             assert running.engines[0].seen[0].body["thinking_token_budget"] == 30
 
 
+async def test_a_class_limits_reasoning_beside_its_tenant(tmp_path: Path) -> None:
+    one = engine()
+    fast = wire.RequestClass(
+        name="fast", priority=0, objective=wire.Objective(ttft_milliseconds=1, itl_milliseconds=1), reasoning_tokens=5
+    )
+    async with closed(tmp_path, one, a={"reasoning_tokens": 9}, classes=(fast,)) as running:
+        for headers in (bearer("a"), bearer("b")):
+            for hint in ({}, {"x-paceline-class": "fast"}):
+                body = {"model": MODEL, "prompt": "hello"}
+                await running.client.post("/v1/completions", json=body, headers={**headers, **hint})
+    assert [seen.body.get("thinking_token_budget") for seen in one.seen] == [9, 5, None, 5]
+
+
+async def test_a_class_limits_reasoning_where_there_are_no_tenants(tmp_path: Path) -> None:
+    one = engine()
+    fast = wire.RequestClass(
+        name="fast", priority=0, objective=wire.Objective(ttft_milliseconds=1, itl_milliseconds=1), reasoning_tokens=5
+    )
+    async with bench(tmp_path, one, classes=(fast,)) as running:
+        body = {"model": MODEL, "prompt": "hello", "thinking_token_budget": 50}
+        for hint in ({}, {"x-paceline-class": "fast"}):
+            await running.client.post("/v1/completions", json=body, headers=hint)
+    assert [seen.body.get("thinking_token_budget") for seen in one.seen] == [50, 5]
+
+
+async def test_output_alone_may_be_limited(tmp_path: Path) -> None:
+    async with closed(tmp_path, engine(), a={"output_tokens_per_minute": 60}) as running:
+        assert (await complete(running, "a", [1] * 5000, max_tokens=60)).status_code == 200
+        refused = await complete(running, "a", max_tokens=60)
+        assert refused.status_code == 429
+        assert "output tokens" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) <= 60
+        assert await running.metric("tenant_limited_total", tenant="a", limit="output_tokens") == 1
+        assert await running.metric("tenant_quota_tokens", tenant="a", limit="output_tokens") == 60
+
+
 async def test_usage_is_on_the_page_by_tenant(tmp_path: Path) -> None:
     async with closed(tmp_path, engine()) as running:
         await complete(running, "a", [1] * 40)
@@ -203,7 +239,7 @@ async def test_what_engines_failed_to_serve_is_not_charged(tmp_path: Path) -> No
     async with closed(tmp_path, engine(behaviour=status(500)), a={"tokens_per_minute": 600}) as running:
         assert (await complete(running, "a", [1] * 500)).status_code == 500
         assert await running.metric("tenant_prompt_tokens_total", tenant="a", kind="uncached") == 0
-        assert await running.metric("tenant_quota_left_tokens", tenant="a") == 600
+        assert await running.metric("tenant_quota_left_tokens", tenant="a", limit="tokens") == 600
 
 
 async def test_most_tenants_have_a_label_of_their_own_and_the_rest_one_together(tmp_path: Path) -> None:

@@ -97,3 +97,19 @@ def test_who_is_no_tenant_has_the_priority_it_asks_for() -> None:
     terms = Terms(reasoning_tokens=5)
     assert terms.impose(call(priority=-5)).view.priority == 5
     assert terms.limit(Hints(priority=100), 0).priority == 100
+
+
+@pytest.mark.parametrize(
+    ("own", "of_class", "asked", "given"),
+    [
+        (None, 30, None, 30), (50, 30, None, 30), (20, 30, None, 20), (50, 30, 10, 10), (50, 30, 40, 30),
+        (50, None, 60, 50), (None, 0, 5, 0), (None, 30, -1, 30),
+    ],
+)  # fmt: skip
+def test_of_the_limits_of_tenant_and_class_the_lower_one_holds(
+    own: int | None, of_class: int | None, asked: int | None, given: int
+) -> None:
+    fields = {} if asked is None else {"thinking_token_budget": asked}
+    for tenant in (None, A):
+        found = Terms(reasoning_tokens=own, tenant=tenant).impose(call(**fields), class_reasoning_tokens=of_class)
+        assert body(found)["thinking_token_budget"] == given

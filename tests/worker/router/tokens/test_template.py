@@ -149,9 +149,14 @@ class TestBounds:
         source = "{% for i in range(9999) %}{{ messages[0].content }}{% endfor %}"
         assert "characters" in str(refusal(source, [{"role": "user", "content": "x" * 100_000}]))
 
-    def test_a_template_that_is_none_is_a_mistake_of_the_model(self) -> None:
+    @pytest.mark.parametrize(
+        "source",
+        ["{% for x in %}", "{{ x" + ".y" * 500 + " }}", "{{ " + "(" * 5000 + " }}"],
+        ids=["unfinished", "of more parentheses than Python takes", "deeper than the parser goes"],
+    )
+    def test_a_template_that_is_none_is_a_mistake_of_the_model(self, source: str) -> None:
         with pytest.raises(ConfigError, match="can't be compiled"):
-            render("{% for x in %}")
+            render(source)
 
 
 class TestContentFormat:

@@ -20,10 +20,11 @@ from prometheus_client.openmetrics.parser import text_fd_to_metric_families
 from paceline.api import wire
 from paceline.errors import ConfigError
 from paceline.policy.routing.fleet import NominalModel
+from paceline_worker.http.server import Request, Response
 from paceline_worker.router.app import Router
 from paceline_worker.router.settings import Settings, placement_settings
 from paceline_worker.router.tracing.trace import NO_TRACE, NoTracer, open_tracer, read_tracing
-from tests.worker.router.fakes import LONG, MODEL, FakeEngine, bench, config, cut, replace
+from tests.worker.router.fakes import LONG, MODEL, FakeEngine, answer, bench, config, cut, hang, replace
 
 NOT_SAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -53,7 +54,7 @@ class Collector:
 
 @asynccontextmanager
 async def traced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *engines: FakeEngine
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *engines: FakeEngine, **changes: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Collector]]:
     """A router with tracing on; when the block ends the collector has everything."""
     collector = Collector()
@@ -65,7 +66,7 @@ async def traced(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{runner.addresses[0][1]}")
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    chosen, model = config(), NominalModel()
+    chosen, model = config(**changes), NominalModel()
     settings = Settings(
         host="127.0.0.1", port=0, admin_port=0, fleet_file=folder / "fleet.json", config=chosen, parent_fd=None,
         model=model, placement=placement_settings(chosen, model), tracing=True,
@@ -159,6 +160,49 @@ async def test_spans_say_what_failed_and_where_it_was_tried_again(
     assert {attributes(span)["paceline.engine"] for span in failed} == {"a-broken"}
     (again,) = [span for span in answers if span.parent_span_id == failed[0].parent_span_id and span != failed[0]]
     assert attributes(again)["paceline.engine"] == "b-well"
+
+
+async def test_a_second_engine_for_a_late_prompt_has_a_span_beside_that_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[FakeEngine] = []
+
+    async def first_hangs(engine: FakeEngine, request: Request, response: Response) -> None:
+        asked.append(engine)
+        await (hang if len(asked) == 1 else answer)(engine, request, response)
+
+    prefills = [FakeEngine(name, role=wire.Role.PREFILL, behaviour=first_hangs) for name in ("p1", "p2")]
+    hedging = wire.Hedging(after_milliseconds=100, max_percent=50)
+    async with traced(tmp_path, monkeypatch, FakeEngine("decode"), *prefills, hedging=hedging) as (client, collector):
+        for prompt in ("short", "short", LONG):
+            body, headers = {"model": MODEL, "prompt": prompt}, {"traceparent": CLIENT}
+            reply = await client.post("/v1/completions", json=body, headers=headers)
+            assert reply.status_code == 200
+    spans = {attributes(span)["paceline.engine"]: span for span in collector.spans if span.name == "prefill"}
+    assert spans.keys() == {"p1", "p2"}
+    assert spans["p1"].parent_span_id == spans["p2"].parent_span_id
+    for engine in asked:
+        assert parent_of(engine.seen[0].headers[b"traceparent"])[1] == spans[engine.name].span_id.hex()
+
+
+async def test_the_span_of_an_answer_names_the_engine_that_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[FakeEngine] = []
+
+    async def third_hangs(engine: FakeEngine, request: Request, response: Response) -> None:
+        asked.append(engine)
+        await (hang if len(asked) == 3 else answer)(engine, request, response)
+
+    both = [FakeEngine(name, role=wire.Role.BOTH, behaviour=third_hangs) for name in ("one", "other")]
+    hedging = wire.Hedging(after_milliseconds=100, max_percent=50)
+    async with traced(tmp_path, monkeypatch, *both, disaggregated=False, hedging=hedging) as (client, collector):
+        for _ in range(3):
+            reply = await client.post("/v1/completions", json={"model": MODEL, "prompt": "short", "max_tokens": 1})
+            assert reply.status_code == 200
+    last = [span for span in collector.spans if span.name == "answer"][-1]
+    assert attributes(last) == {"paceline.engine": asked[3].name}
+    assert asked[3] is not asked[2]
 
 
 @pytest.mark.parametrize("header", [None, "garbage", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from paceline.api import wire
 from paceline.clock import Clock
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.live.settings import LiveSettings
 from paceline_worker.router.metrics import Distribution, Metrics
@@ -120,7 +121,7 @@ class LivePage:
         try:
             with path.open("rb") as file:
                 document = msgspec.json.decode(file.read(MAX_DECISIONS_BYTES), type=_Decided)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNREADABLE):
             return []
         return document.status.scaling.history[:MAX_DECISIONS]
 

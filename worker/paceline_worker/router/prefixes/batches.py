@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from paceline.policy.routing.kv_events import Event, EventBatch
+from paceline.unreadable import UNREADABLE
 
 SEQUENCE_BYTES: Final = 8
 END_OF_REPLAY: Final = (-1).to_bytes(SEQUENCE_BYTES, "big", signed=True)
@@ -38,7 +39,7 @@ def read_batch(payload: bytes) -> Batch | None:
     """Decode one batch; None when it is not one at all."""
     try:
         batch = _BATCH.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _read_loosely(payload)
     return Batch(batch.ts, batch.events)
 
@@ -46,12 +47,12 @@ def read_batch(payload: bytes) -> Batch | None:
 def _read_loosely(payload: bytes) -> Batch | None:
     try:
         loose = _LOOSE.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     events: list[Event] = []
     for raw in loose.events:
         try:
             events.append(_EVENT.decode(raw))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             continue
     return Batch(loose.ts, events, len(loose.events) - len(events))

@@ -42,6 +42,11 @@ class Prompt:
         self._memory = memory
         self._names: dict[int, list[int]] = {}
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes, about: content, and a name of some 40 bytes for each block of at least 64."""
+        return 2 * len(self._content)
+
     def names(self, block_size: int) -> list[int]:
         """Names of its whole blocks of ``block_size`` tokens; blocks of text always have :data:`TEXT_BLOCK_BYTES`."""
         size = block_size if self.exact else 0

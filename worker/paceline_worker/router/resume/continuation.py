@@ -16,8 +16,6 @@ from paceline_worker.router.resume.exactness import CARRIED
 from paceline_worker.router.resume.transcript import DONE, Transcript
 
 TARGET: Final = b"/v1/completions"
-FIRST_IN_LINE: Final = 1_000
-"""Priority in the router's queue: above all that clients can ask for, as somebody is waiting for the next word."""
 DEFAULT_COMPLETION_TOKENS: Final = 16
 """OpenAI's and vLLM's, for completions that don't say how many."""
 
@@ -74,11 +72,6 @@ class Continuation:
         self.overlap = ""
         """Text that comes again because its tokens did not end where the client's text does."""
 
-    def holds_back(self) -> bool:
-        """Whether an engine holds text back that might begin a stop string."""
-        stop = self.call.fields.get("stop")
-        return stop is not None and bytes(stop) not in (b"null", b"[]")
-
     def asks_for_length(self) -> bool:
         """Whether :meth:`rest` has to know how long a context may be."""
         return self.call.kind is Kind.CHAT and self._limit() is None
@@ -111,14 +104,13 @@ class Continuation:
             self.call.view,
             prompt_tokens=self.prompt_tokens + len(said),
             output_tokens=min(EXPECTED_OUTPUT_TOKENS, left),
-            priority=FIRST_IN_LINE,
         )
         return msgspec.structs.replace(self.call, kind=Kind.COMPLETION, fields=fields, view=view)
 
     def say(self, event: bytes) -> bytes:
         """One event of the other engine as the client is to see it; nothing for what it has already.
 
-        Raises :class:`Differs`, and msgspec.DecodeError for what is no event of a completion.
+        Raises :class:`Differs`, and what is in ``UNREADABLE`` for what is no event of a completion.
         """
         if event == DONE:
             self.transcript.done = True

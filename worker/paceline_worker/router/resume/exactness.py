@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.parse import Call, Kind
 
 CARRIED: Final = frozenset(
@@ -45,7 +47,7 @@ def obstacle(call: Call) -> str | None:
     """Why a stream of this request can't be continued exactly elsewhere; None when it can."""
     if call.kind is Kind.OTHER or not call.stream or not call.single:
         return "it is no single stream of tokens"
-    greedy = _value(call.fields, "temperature") == 0
+    repeats = greedy(call)
     for name, raw in call.fields.items():
         if name in CARRIED or name in _ADAPTED:
             continue
@@ -53,8 +55,8 @@ def obstacle(call: Call) -> str | None:
             if name == "messages" and any(mark in bytes(raw) for mark in _MEDIA):
                 return "its messages hold more than text"
             continue
-        value = _ANY.decode(raw)
-        if value is None or (name == "seed" and greedy) or value in _NEUTRAL.get(name, ()):
+        value = _value(call.fields, name)
+        if value is None or (name == "seed" and repeats) or value in _NEUTRAL.get(name, ()):
             continue
         if name == "tool_choice" and _value(call.fields, "tools") in (None, []):
             continue
@@ -62,6 +64,21 @@ def obstacle(call: Call) -> str | None:
     return None
 
 
+def greedy(call: Call) -> bool:
+    """Whether the same tokens come out again when they are computed again."""
+    return _value(call.fields, "temperature") == 0
+
+
+def holds_back(call: Call) -> bool:
+    """Whether an engine holds text back that might begin a stop string."""
+    stop = call.fields.get("stop")
+    return stop is not None and bytes(stop) not in (b"null", b"[]")
+
+
 def _value(fields: Mapping[str, msgspec.Raw], name: str) -> object:
+    """NaN, which is equal to nothing, for what only an engine may be able to read: a number with hundreds of digits."""
     raw = fields.get(name)
-    return None if raw is None else _ANY.decode(raw)
+    try:
+        return None if raw is None else _ANY.decode(raw)
+    except UNREADABLE:
+        return math.nan

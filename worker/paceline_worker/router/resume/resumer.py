@@ -1,30 +1,38 @@
-"""Goes on with a stream whose engine broke, on another engine, until it is whole."""
+"""Goes on with a stream whose engine broke, or that gave way to others, until it is whole."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from paceline.clock import Clock
+from paceline.unreadable import UNREADABLE
 from paceline_worker.http.client import Exchange, Pool
 from paceline_worker.http.errors import UpstreamClosed, UpstreamError, UpstreamGarbage
 from paceline_worker.http.message import Response
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.fleet import Engine
-from paceline_worker.router.gate import Gate, Place
+from paceline_worker.router.gate import Gate
 from paceline_worker.router.hints import Explain
 from paceline_worker.router.incoming import Incoming
-from paceline_worker.router.matcher import Matcher, Prepared
+from paceline_worker.router.matcher import Matcher, Prepared, own_priority
 from paceline_worker.router.metrics import Metrics
+from paceline_worker.router.opening import Opening
 from paceline_worker.router.parse import Call
-from paceline_worker.router.resume.continuation import FIRST_IN_LINE, TARGET, Continuation, Differs
+from paceline_worker.router.places import Place
+from paceline_worker.router.resume.continuation import TARGET, Continuation, Differs
+from paceline_worker.router.resume.exactness import holds_back
 from paceline_worker.router.resume.transcript import ERROR, EVENT_END, MAX_EVENT_BYTES, Transcript
+from paceline_worker.router.yielding import FAILED, Guest, Interrupted
 
 log = logging.getLogger(__name__)
 
+FIRST_IN_LINE: Final = 1_000
+"""Priority of a broken stream in the router's queue: above all that clients can ask for, as somebody is waiting for the
+next word."""
 MAX_FAILURES: Final = 4
 """Engines in a row that fail a stream without another token of it."""
 MAX_UNSETTLED: Final = 64
@@ -33,16 +41,26 @@ MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-class Opener(Protocol):
-    """Sends a placed request on its way."""
+class _Course:
+    """How it stands with going on with one stream."""
 
-    async def open(self, incoming: Incoming, prepared: Prepared, place: Place) -> Exchange:
-        """The head of the answer is there. Raises UpstreamError."""
-        ...
+    __slots__ = ("avoided", "broke_at", "ever_broke", "guest", "story")
 
-    def unwell(self, engine: Engine, error: Exception) -> None:
-        """The engine failed."""
-        ...
+    def __init__(self, story: Continuation, guest: Guest | None, broke_at: float | None, avoided: set[str]) -> None:
+        self.story = story
+        self.guest = guest
+        """None for a stream that is never interrupted."""
+        self.broke_at = broke_at
+        """When its engine broke; None while nothing but its turn is missing."""
+        self.ever_broke = broke_at is not None
+        self.avoided = avoided
+        """Engines that failed it."""
+
+    def broken(self, now: float) -> None:
+        """Its engine broke, unless it had broken before and none went on since."""
+        self.ever_broke = True
+        if self.broke_at is None:
+            self.broke_at = now
 
 
 class Inexact(Exception):
@@ -69,103 +87,144 @@ class Resumer:
     """One object for the process; all state of a stream is on the stack and in its transcript."""
 
     def __init__(
-        self, opener: Opener, gate: Gate, matcher: Matcher, pool: Pool, metrics: Metrics, clock: Clock,
+        self, opening: Opening, gate: Gate, matcher: Matcher, pool: Pool, metrics: Metrics, clock: Clock,
         max_model_len: int | None,
     ) -> None:  # fmt: skip
-        self._opener = opener
+        self._opening = opening
         self._gate = gate
+        self._guests = gate.guests
         self._matcher = matcher
         self._pool = pool
         self._metrics = metrics
         self._clock = clock
         self._max_model_len = max_model_len
 
-    async def go_on(self, incoming: Incoming, transcript: Transcript, engine: Engine, response: Response) -> str | None:
-        """Say the rest of a stream that ``engine`` began. Returns why that was not possible, else None."""
+    async def go_on(
+        self, incoming: Incoming, guest: Guest | None, transcript: Transcript, engine: Engine, response: Response
+    ) -> str | None:
+        """Say the rest of a stream that ``engine`` began, and broke unless the stream is paused. Returns why that was
+        not possible, else None.
+        """
         transcript.lost()
-        if transcript.opaque is not None:
-            return self._given_up("inexact", transcript.opaque)
-        if transcript.prompt_ids is None and not transcript.finished:
-            return self._given_up("inexact", "the engine did not tell the tokens of its stream")
         story = Continuation(incoming.call, transcript)
-        broke, failures, failed, why = self._clock.monotonic(), 0, {engine.name}, ""
+        if guest is not None and guest.paused:
+            course = _Course(story, guest, None, set())
+        else:
+            course = _Course(story, guest, self._clock.monotonic(), {engine.name})
+        if transcript.opaque is not None:
+            return self._given_up(course, "inexact", transcript.opaque)
+        if transcript.prompt_ids is None and not transcript.finished:
+            return self._given_up(course, "inexact", "the engine did not tell the tokens of its stream")
+        failures, why = 0, ""
         while failures < MAX_FAILURES:
             had = transcript.tokens
             try:
-                await self._once(incoming, story, failed, response, broke)
-            except (UpstreamError, Differs, msgspec.DecodeError) as error:
+                await self._once(incoming, course, response)
+            except Interrupted:
+                failures = 0
+                if guest is not None:
+                    self._guests.pause(guest)
+                log.info("request %s gives way again", incoming.name)
+            except (UpstreamError, Differs, *UNREADABLE) as error:
                 failures = 1 if transcript.tokens > had else failures + 1
+                course.broken(self._clock.monotonic())
                 why = str(error)
-                log.info("request %s goes on elsewhere again: %s", incoming.name, why)
+                plain = error.plain if isinstance(error, UpstreamError) else type(error).__name__
+                log.info("request %s goes on elsewhere again: %s", incoming.name, plain)
             except Inexact as error:
-                return self._given_up("inexact", str(error))
+                return self._given_up(course, "inexact", str(error))
             except ApiError as error:
-                return self._given_up("failed", str(error))
+                return self._given_up(course, "failed", str(error))
             else:
-                self._metrics.resumes.add("ok")
+                if course.ever_broke:
+                    self._metrics.resumes.add("ok")
                 return None
-        return self._given_up("failed", f"{MAX_FAILURES} engines failed to go on, the last one because {why}")
+        return self._given_up(course, "failed", f"{MAX_FAILURES} engines failed to go on, the last one because {why}")
 
-    def _given_up(self, outcome: str, why: str) -> str:
-        self._metrics.resumes.add(outcome)
+    def _given_up(self, course: _Course, outcome: str, why: str) -> str:
+        self._guests.over(course.guest, FAILED)
+        if course.ever_broke:
+            self._metrics.resumes.add(outcome)
         return why
 
-    async def _once(
-        self, incoming: Incoming, story: Continuation, failed: set[str], response: Response, broke: float
-    ) -> None:
-        """One engine's try. Adds it to ``failed`` first, and takes it out when it did its part."""
+    async def _once(self, incoming: Incoming, course: _Course, response: Response) -> None:
+        """One engine's try. An engine that does not do its part is avoided from then on."""
+        story = course.story
         prompt_ids = story.transcript.prompt_ids or b"0"
         rest = story.rest(prompt_ids, self._max_model_len)
         if rest is None and not (story.asks_for_length() and self._max_model_len is None):
-            response.write(story.close() if story.transcript.finished else story.cut_short())
-            response.end()
+            self._close(course, response)
             return
-        hints = replace(
-            incoming.hints, priority=FIRST_IN_LINE, expected_output_tokens=None, prefetch=False, explain=Explain.NO
-        )
-        prepared = await self._matcher.prepare(rest or incoming.call, hints)
-        for name in failed:
-            prepared.avoid(name)
-        place = await self._gate.place(prepared, begun=True)
+        place = await self._gate.place(prepared := await self._prepare(incoming, course, rest))
         engine = place.decode
+        course.avoided.add(engine.name)
         try:
-            failed.add(engine.name)
             length = self._max_model_len
             if length is None and story.asks_for_length():
                 length = await self._model_length(engine)
-            if story.holds_back():
+            if holds_back(incoming.call):
                 await self._settle_by_text(story, engine)
             elif not story.transcript.settled:
                 await self._settle(story, engine)
             rest = story.rest(prompt_ids, length)
             if rest is None:
-                response.write(story.cut_short())
-                response.end()
+                self._close(course, response)
                 return
-            exchange = await self._opener.open(_asking(incoming, rest), prepared, place)
+            exchange = await self._opening.open(_asking(incoming, rest), prepared, place)
             try:
-                await self._relay(exchange, story, place, response, broke)
+                with self._guests.hosted(course.guest, engine.name, exchange):
+                    await self._relay(exchange, course, place, response)
             finally:
                 exchange.close()
+        except Interrupted:
+            course.avoided.discard(engine.name)
+            raise
         except UpstreamError as error:
-            self._opener.unwell(engine, error)
+            self._opening.unwell(engine, error)
             raise
         finally:
             place.release()
         engine.health.request_succeeded()
         response.end()
 
-    async def _relay(
-        self, exchange: Exchange, story: Continuation, place: Place, response: Response, broke: float
-    ) -> None:
+    async def _prepare(self, incoming: Incoming, course: _Course, rest: Call | None) -> Prepared:
+        """Of a broken stream the rest goes before all others; one that gave way has the priority that it had."""
+        hints = replace(incoming.hints, expected_output_tokens=None, prefetch=False, explain=Explain.NO)
+        guest = course.guest
+        if course.broke_at is not None:
+            hints, guest = replace(hints, priority=FIRST_IN_LINE), None
+        prepared = await self._matcher.prepare(rest or incoming.call, hints)
+        prepared.begun, prepared.guest = True, guest
+        prepared.claims = own_priority(incoming.call, incoming.hints) >= 0
+        for name in course.avoided:
+            prepared.avoid(name)
+        return prepared
+
+    def _close(self, course: _Course, response: Response) -> None:
+        """End a stream of which nothing is left to be computed."""
+        story = course.story
+        if course.guest is not None:
+            self._guests.resumed(course.guest)
+        response.write(story.close() if story.transcript.finished else story.cut_short())
+        response.end()
+
+    def _going_on(self, course: _Course) -> None:
+        """Something of it has come."""
+        if course.broke_at is not None:
+            self._metrics.resume_gap.observe(self._clock.monotonic() - course.broke_at)
+            course.broke_at = None
+        if course.guest is not None:
+            self._guests.resumed(course.guest)
+
+    async def _relay(self, exchange: Exchange, course: _Course, place: Place, response: Response) -> None:
+        story = course.story
         if exchange.status != 200:
             body = await exchange.read(MAX_ANSWER_BYTES)
-            raise UpstreamGarbage(
-                f"{place.decode.name} answered {exchange.status}: {body[:200].decode('utf-8', 'replace')}"
-            )
+            plain = f"{place.decode.name} answered {exchange.status}"
+            raise UpstreamGarbage(f"{plain}: {body[:200].decode('utf-8', 'replace')}", plain=plain)
         rest = b""
         first = True
-        trouble: Differs | msgspec.DecodeError | None = None
+        trouble: Exception | None = None
 
         def take(piece: bytes) -> None:
             nonlocal rest, first, trouble
@@ -174,18 +233,18 @@ class Resumer:
                 exchange.reject(UpstreamGarbage(f"an event is over {MAX_EVENT_BYTES} bytes"))
             for event in events:
                 if event.startswith(ERROR):
-                    exchange.reject(UpstreamGarbage(event[:200].decode("utf-8", "replace")))
+                    exchange.reject(UpstreamGarbage(event[:200].decode("utf-8", "replace"), plain="it says so"))
                     return
                 try:
                     data = story.say(event + EVENT_END)
-                except (Differs, msgspec.DecodeError) as error:
+                except (Differs, *UNREADABLE) as error:
                     trouble = error
-                    exchange.reject(UpstreamGarbage(str(error)))
+                    exchange.reject(UpstreamGarbage(str(error), plain="it says something else"))
                     return
                 if first:
                     first = False
                     place.prompt_done()
-                    self._metrics.resume_gap.observe(self._clock.monotonic() - broke)
+                    self._going_on(course)
                 response.write(data)
 
         response.on_backpressure(exchange.pause, exchange.resume)
@@ -240,7 +299,8 @@ class Resumer:
         finally:
             exchange.close()
         if exchange.status != 200:
-            raise UpstreamGarbage(f"{engine.name} answered {exchange.status}: {body[:200].decode('utf-8', 'replace')}")
+            plain = f"{engine.name} answered {exchange.status}"
+            raise UpstreamGarbage(f"{plain}: {body[:200].decode('utf-8', 'replace')}", plain=plain)
         return body
 
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import re
 from array import array
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
+
+from paceline.unreadable import UNREADABLE
 
 EVENT_END: Final = b"\n\n"
 DONE: Final = b"data: [DONE]\n\n"
 ERROR: Final = b'data: {"error"'
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of an event that has begun and not ended. The first one may carry the ids of the whole prompt."""
+MAX_ID: Final = 2**32 - 1
+"""Of a token."""
+MAX_ID_DIGITS: Final = len(str(MAX_ID))
 
 _IDS: Final = b'"token_ids":['
 _PROMPT_IDS: Final = b'"prompt_token_ids":['
@@ -25,6 +31,8 @@ _NULL: Final = b"null"
 _JSON: Final = b"data: {"
 _MARK: Final = len(b"data: ")
 _CLOSING: Final = DONE.removesuffix(EVENT_END)
+_WITHOUT_DATA: Final = (b":", b"event:", b"id:", b"retry:")
+"""What else an event may begin with."""
 _NOTHING: Final = msgspec.Raw(_NULL)
 _TEXT: Final = re.compile(rb'"(?:text|content)":"([^"\\]*(?:\\.[^"\\]*)*)"')
 
@@ -45,7 +53,7 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
-    token_ids: list[int] | None = None
+    token_ids: list[Annotated[int, Meta(ge=0, le=MAX_ID)]] | None = None
     prompt_token_ids: msgspec.Raw = _NOTHING
 
 
@@ -63,7 +71,7 @@ class Transcript:
 
     __slots__ = (
         "_after", "_before", "_between", "_ids", "_rest", "_show_ids", "_sure", "_text", "begun_at", "done", "fault",
-        "finished", "first", "opaque", "prompt_ids", "settled",
+        "finish_reason", "finished", "first", "opaque", "prompt_ids", "settled",
     )  # fmt: skip
 
     def __init__(self, *, show_ids: bool) -> None:
@@ -85,6 +93,7 @@ class Transcript:
         """What the engine says is wrong with itself, from an error in the middle of the stream."""
         self.finished = False
         """The event with the reason for the end was there."""
+        self.finish_reason: str | None = None
         self.done = False
         """The closing event was there."""
         self.opaque: str | None = None
@@ -109,6 +118,14 @@ class Transcript:
         """What the client has of the answer."""
         return _decoded(self._text)
 
+    def last_ids(self, most: int) -> array[int]:
+        """The last ``most`` ids that came."""
+        return self._ids[-most:]
+
+    def last_text(self, most: int) -> bytes:
+        """The last ``most`` bytes of the text, as they stand in JSON."""
+        return bytes(self._text[-most:])
+
     def take(self, piece: bytes) -> bytes:
         """One piece of the stream. Returns the whole events that the client is to see now."""
         if self._rest:
@@ -116,7 +133,8 @@ class Transcript:
             self._rest = b""
         if piece.startswith(self._before) and piece.endswith(self._after) and self._before:
             text, found, token = piece[len(self._before) : -len(self._after)].partition(self._between)
-            if found and text and token.isdigit():
+            # A quotation mark may be the end of the text, and what looks like one event may be two: those are decoded.
+            if found and text and token.isdigit() and len(token) <= MAX_ID_DIGITS and b'"' not in text:
                 self._ids.append(int(token))
                 self._text += text
                 self.settled = True
@@ -159,13 +177,18 @@ class Transcript:
     def _event(self, event: bytes) -> bytes:
         """One event; what the client sees of it."""
         if not event.startswith(_JSON):
-            self.done = self.done or event.startswith(_CLOSING)
+            if event.startswith(_CLOSING):
+                self.done = True
+            elif not event.startswith(_WITHOUT_DATA):
+                return self._garbled()
             return event
         try:
             told = _EVENT.decode(memoryview(event)[_MARK:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except msgspec.ValidationError:
             self.opaque = "the engine's events are not those of OpenAI's API"
             return event
+        except UNREADABLE:
+            return self._garbled()
         if told.error is not None and not _is_the_client_s(told.error):
             self.fault = told.error.message
             return b""
@@ -182,6 +205,11 @@ class Transcript:
             self._before, self._between, self._after = event[: text.start(1)], event[text.end(1) : at], event[end:]
         return event if self._show_ids else event[: at - 1] + _NULL + event[end + 1 :]
 
+    def _garbled(self) -> bytes:
+        """Of something that is no event the client sees nothing: another engine says what should have been there."""
+        self.fault = "something that is no event"
+        return b""
+
     def _note(self, choice: _Choice) -> None:
         text, delta = choice.text, choice.delta
         if delta is not None:
@@ -191,7 +219,7 @@ class Transcript:
         if choice.token_ids or text:
             self.add(choice.token_ids or [], text or "")
         if choice.finish_reason is not None:
-            self.finished = True
+            self.finished, self.finish_reason = True, choice.finish_reason
 
     def _begin(self, event: bytes, told: _Event) -> bytes:
         """The first event: it carries the ids of the prompt."""
@@ -211,4 +239,7 @@ def _is_the_client_s(error: _Fault) -> bool:
 
 
 def _decoded(text: bytearray) -> str:
-    return msgspec.json.decode(b'"%b"' % bytes(text), type=str)
+    try:
+        return msgspec.json.decode(b'"%b"' % bytes(text), type=str)
+    except UNREADABLE:  # an escape that is none: the client has it as it is
+        return bytes(text).decode("utf-8", "replace")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from paceline.clock import Clock
-from paceline.policy.quota import TokenQuota
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.parse import Rules
+from paceline_worker.router.tenants.allowance import Allowance
 from paceline_worker.router.tenants.terms import Terms
 
-CHARGED: Final = frozenset({"ok", "broken", "cancelled"})
+CHARGED: Final = frozenset({"ok", "broken", "cancelled", "expired"})
 """Outcomes of requests that an engine worked on for their client. What the others had was our fault, or nothing."""
 RECENT: Final = 0.9
 """Weight of the past in the mean time of a request."""
@@ -42,7 +42,7 @@ class Usage:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
-    """Requests that were refused, by the limit: ``requests`` or ``tokens``."""
+    """Requests that were refused, by the limit: ``requests``, or one of an allowance."""
     cached_tokens: int = 0
     """Of prompts that were given to an engine."""
     uncached_tokens: int = 0
@@ -63,7 +63,7 @@ class Account:
         clock: Clock,
         *,
         max_running: int | None,
-        tokens_per_minute: int | None,
+        allowance: Allowance,
     ) -> None:
         self.name = name
         self.terms = terms
@@ -74,7 +74,7 @@ class Account:
         self.usage = usage
         self.running = 0
         self.max_running = max_running
-        self.quota = None if tokens_per_minute is None else TokenQuota(tokens_per_minute, clock.monotonic())
+        self.allowance = allowance
         self._clock = clock
         self._mean_seconds = 1.0
 
@@ -94,25 +94,18 @@ class Account:
         self.running += 1
         self.usage.running += 1
 
-    def take(self, tokens: int) -> None:
-        """Raises OverLimit when the quota does not have them now."""
-        if self.quota is None:
-            return
+    def take(self, uncached: int, output: int) -> None:
+        """Raises OverLimit when a quota does not have them now."""
         now = self.now()
-        wait = self.quota.wait_seconds(tokens, now)
-        if wait:
-            self.usage.limited["tokens"] += 1
-            raise OverLimit(
-                f"This request needs about {tokens} tokens, and you have {max(0, math.floor(self.quota.level(now)))} "
-                f"left of {self.quota.per_minute} a minute here.",
-                retry_after=wait,
-            )
-        self.quota.take(tokens, now)
+        shortage = self.allowance.shortage(uncached, output, now)
+        if shortage is not None:
+            self.usage.limited[shortage.limit] += 1
+            raise OverLimit(str(shortage), retry_after=shortage.wait_seconds)
+        self.allowance.take(uncached, output, now)
 
-    def give_back(self, tokens: int) -> None:
+    def give_back(self, uncached: int, output: int) -> None:
         """That many were taken and not used; fewer than 0 were used and not taken."""
-        if self.quota is not None:
-            self.quota.take(-tokens, self.now())
+        self.allowance.take(-uncached, -output, self.now())
 
     def end(self, seconds: float) -> None:
         """A request that had begun is over."""
@@ -157,7 +150,8 @@ class TenantVisit(Visit):
         self._account = account
         self._arrived = account.now()
         self._begun = self._placed = False
-        self._cached = self._uncached = self._output = self._taken = 0
+        self._cached = self._uncached = self._output = 0
+        self._taken = (0, 0)
         self._stream: Tokens | None = None
 
     def begin(self) -> None:
@@ -167,8 +161,8 @@ class TenantVisit(Visit):
 
     def expect(self, *, cached: int, uncached: int, output: int) -> None:
         """See :class:`Visit`."""
-        self._account.take(uncached + output)
-        self._taken = uncached + output
+        self._account.take(uncached, output)
+        self._taken = (uncached, output)
         self._cached, self._uncached = cached, uncached
 
     def placed(self) -> None:
@@ -187,14 +181,14 @@ class TenantVisit(Visit):
         """See :class:`Visit`. Only what an engine did for the client is charged."""
         account, usage = self._account, self._account.usage
         usage.outcomes[outcome] += 1
-        used = 0
+        used = (0, 0)
         if self._placed and outcome in CHARGED:
             output = self._output if self._stream is None else max(self._output, self._stream.tokens)
-            used = self._uncached + output
+            used = (self._uncached, output)
             usage.cached_tokens += self._cached
             usage.uncached_tokens += self._uncached
             usage.output_tokens += output
         if self._taken != used:
-            account.give_back(self._taken - used)
+            account.give_back(self._taken[0] - used[0], self._taken[1] - used[1])
         if self._begun:
             account.end(account.now() - self._arrived)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from paceline.api import wire
@@ -11,6 +12,7 @@ from paceline_worker.http.message import Request
 from paceline_worker.router.errors import ApiError
 from paceline_worker.router.parse import Rules
 from paceline_worker.router.tenants.accounts import Account, Usage
+from paceline_worker.router.tenants.allowance import Allowance
 from paceline_worker.router.tenants.keys import KeyRing
 from paceline_worker.router.tenants.terms import Terms
 
@@ -47,7 +49,7 @@ class Door:
                 self.usage.setdefault(label, Usage()),
                 clock,
                 max_running=tenant.max_running_requests,
-                tokens_per_minute=tenant.tokens_per_minute,
+                allowance=Allowance(tenant, clock.monotonic()),
             )
 
     def enter(self, request: Request) -> Account:
@@ -71,4 +73,4 @@ def _narrowed(rules: Rules, tenant: wire.Tenant) -> Rules:
         return rules
     allowed = rules.models.intersection(tenant.models)
     adapters = rules.adapters & allowed
-    return Rules(allowed, adapters, rules.max_model_len, must_name=allowed == adapters)
+    return replace(rules, models=allowed, adapters=adapters, must_name=allowed == adapters)

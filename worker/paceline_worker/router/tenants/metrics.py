@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from paceline_worker.router.metrics import PREFIX
+from paceline_worker.router.tenants.allowance import LIMITS
 from paceline_worker.router.tenants.door import MOST_SHOWN, OTHERS, Door
 
 
@@ -31,7 +32,7 @@ class TenantMetrics(Collector):
         for label, usage in self._door.usage.items():
             for outcome, count in usage.outcomes.items():
                 requests.add_metric((label, outcome), count)
-            for limit in ("requests", "tokens"):
+            for limit in ("requests", *LIMITS):
                 limited.add_metric((label, limit), usage.limited[limit])
             prompts.add_metric((label, "cached"), usage.cached_tokens)
             prompts.add_metric((label, "uncached"), usage.uncached_tokens)
@@ -40,17 +41,17 @@ class TenantMetrics(Collector):
         yield from (requests, limited, prompts, outputs, running, *self._of_accounts())
 
     def _of_accounts(self) -> Iterator[Metric]:
-        quota = _gauge("tenant_quota_tokens", "Tokens a minute that a tenant may use at this router.")
-        left = _gauge("tenant_quota_left_tokens", "What is left of them now; less than 0: used in advance.")
+        quota = _gauge("tenant_quota_tokens", "Tokens a minute that a tenant may use at this router.", "limit")
+        left = _gauge("tenant_quota_left_tokens", "What is left of them now; less than 0: used in advance.", "limit")
         keys = _gauge("tenant_keys", "API keys in force; a tenant without one is kept out.")
         counts = dict.fromkeys(self._door.usage, 0)
         held = self._door.keys.counts
         for number, account in enumerate(self._door.accounts.values()):
             shown = number < MOST_SHOWN
             counts[account.name if shown else OTHERS] += held[account.name]
-            if shown and account.quota is not None:
-                quota.add_metric((account.name,), account.quota.per_minute)
-                left.add_metric((account.name,), account.quota.level(account.now()))
+            for limit, tokens in account.allowance.quotas.items() if shown else ():
+                quota.add_metric((account.name, limit), tokens.per_minute)
+                left.add_metric((account.name, limit), tokens.level(account.now()))
         for label, count in counts.items():
             keys.add_metric((label,), count)
         yield from (quota, left, keys)
@@ -63,5 +64,5 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(PREFIX + name, text, labels=("tenant", *labels))
 
 
-def _gauge(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, text, labels=("tenant",))
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, text, labels=("tenant", *labels))

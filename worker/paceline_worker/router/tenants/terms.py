@@ -19,7 +19,7 @@ PRIORITY: Final = "priority"
 
 
 class Terms:
-    """``tenant`` None: only the limit on reasoning, for everybody."""
+    """``tenant`` None: only the limits on reasoning, for everybody."""
 
     def __init__(
         self, *, reasoning_tokens: int | None, tenant: wire.Tenant | None = None, isolate: bool = False
@@ -28,13 +28,16 @@ class Terms:
         self._tenant = tenant
         self._isolate = isolate
 
-    def impose(self, call: Call) -> Call:
-        """The request as it is served. Raises ApiError 400 for a limit on reasoning that is no number."""
+    def impose(self, call: Call, *, class_reasoning_tokens: int | None = None) -> Call:
+        """The request as it is served; of two limits on reasoning the lower one holds. Raises ApiError 400 for a limit
+        on reasoning that is no number.
+        """
         fields, salt = dict(call.fields), call.salt
-        if self._reasoning_tokens is not None and call.kind is not Kind.OTHER:
-            asked = optional_integer(fields, REASONING)
-            if asked is None or not 0 <= asked <= self._reasoning_tokens:
-                fields[REASONING] = msgspec.Raw(b"%d" % self._reasoning_tokens)
+        limits = [most for most in (self._reasoning_tokens, class_reasoning_tokens) if most is not None]
+        if limits and call.kind is not Kind.OTHER:
+            asked, most = optional_integer(fields, REASONING), min(limits)
+            if asked is None or not 0 <= asked <= most:
+                fields[REASONING] = msgspec.Raw(b"%d" % most)
         if self._tenant is None:
             return msgspec.structs.replace(call, fields=fields)
         if self._isolate:

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from paceline.clock import Clock
 from paceline.errors import ConfigError
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.tokens.cache import PartCache
 from paceline_worker.router.tokens.encoder import Encoder
 from paceline_worker.router.tokens.errors import NoTokens, Outcome
@@ -164,7 +165,7 @@ def _read(file: Path) -> Json:
         return msgspec.json.decode(_load(file), type=Json)
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{file} is not a JSON object: {error}") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from paceline.unreadable import UNREADABLE
 from paceline_worker.router.parse import Fields, Kind
 from paceline_worker.router.tokens.errors import NoTokens, Outcome
 
@@ -191,5 +192,5 @@ def _read(fields: Fields, name: str, decoder: msgspec.json.Decoder[T]) -> T | No
         return None
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise NoTokens(Outcome.REFUSED, f"{name}: {error}") from None

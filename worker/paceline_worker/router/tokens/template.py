@@ -55,7 +55,8 @@ class ChatTemplate:
             _add_checks(tree)
             tree.set_environment(environment)
             self._template = environment.from_string(tree)
-        except (TemplateError, RecursionError) as error:
+        except (TemplateError, RecursionError, SyntaxError, MemoryError, ValueError) as error:
+            # The last three are what Python says of the code that Jinja made of it, of one that nests too deep, say.
             raise ConfigError(f"The chat template can't be compiled: {error}") from None
         self._knows_developers = "'developer'" in source or '"developer"' in source
 

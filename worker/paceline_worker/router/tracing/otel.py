@@ -69,11 +69,12 @@ class OpenTelemetryTracer:
 
 
 class RecordedTrace(Trace):
-    """One request's span, and those of its parts. Parts follow or contain one another; they never overlap."""
+    """One request's span, and those of its parts. Parts follow or contain one another; those of branches overlap."""
 
     __slots__ = ("_open", "_tracer")
 
     def __init__(self, tracer: SpanTracer, span: Span) -> None:
+        """``span``: the one that parts are children of."""
         self._tracer = tracer
         self._open = [span]
 
@@ -96,6 +97,14 @@ class RecordedTrace(Trace):
                 return await work
         finally:
             self._open.pop()
+
+    def branch(self) -> Trace:
+        """See :class:`Trace`."""
+        return RecordedTrace(self._tracer, self._open[-1])
+
+    def tell(self, **attributes: str) -> None:
+        """See :class:`Trace`."""
+        self._open[-1].set_attributes({f"paceline.{name}": value for name, value in attributes.items()})
 
     def header(self) -> bytes:
         """``traceparent`` of the part that is open now."""

@@ -34,6 +34,13 @@ class Trace:
         """The same work, as a part of the request with that name."""
         return work
 
+    def branch(self) -> Trace:
+        """For work that goes on at the same time as other parts of the request."""
+        return self
+
+    def tell(self, **attributes: str) -> None:
+        """More of the part that is open now."""
+
     def header(self) -> bytes:
         """A header line for engines that are asked now."""
         return b""

@@ -5,7 +5,7 @@ It takes vLLM's flags, answers what the worker asks, and misbehaves as the envir
 ``stubborn`` (ignores SIGTERM). It starts one grandchild, as vLLM starts its engine core.
 
 A streamed completion runs until somebody posts ``/release``; ``/hold`` and ``/fetch`` change the share of held KV
-blocks, ``/die`` ends the process.
+blocks, ``/die`` ends the process, ``/ecc`` has it report a fault of its GPU and go on as if nothing had happened.
 """
 
 import json
@@ -55,6 +55,13 @@ class Handler(BaseHTTPRequestHandler):
                 "(EngineCore pid=9) ERROR 11-21 05:00:00 [core.py:1] ValueError: the fake was told to die", flush=True
             )
             os._exit(1)
+        elif self.path == "/ecc":
+            print(
+                "(EngineCore pid=9) ERROR 11-21 05:00:00 [core.py:1] torch.AcceleratorError: CUDA error: "
+                "uncorrectable ECC error encountered",
+                flush=True,
+            )
+            self._answer(200, b"")
         elif self.path == "/release":
             STATE.released.set()
             self._answer(200, b"")
