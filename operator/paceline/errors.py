@@ -82,6 +82,12 @@ class EngineError(PacelineError):
     exit_code = 4
 
 
+class HardwareError(EngineError):
+    """An engine ended because its accelerator, or what joins accelerators, failed."""
+
+    exit_code = 7
+
+
 class LocalRuntimeError(PacelineError):
     """The embedded cluster can't start or can't go on."""
 

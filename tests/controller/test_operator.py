@@ -5,9 +5,10 @@ from typing import Any
 
 import kopf
 import pytest
+from kopf._cogs.structs.references import Insights
 
 from paceline.controller import operator as module
-from paceline.controller.operator import _follow_edges
+from paceline.controller.operator import _follow_edges, _stop_when_blind
 from paceline.controller.settings import OperatorSettings
 
 
@@ -56,3 +57,41 @@ async def test_it_is_not_started_again_after_a_stop(monkeypatch: pytest.MonkeyPa
     async with asyncio.timeout(5):
         await _follow_edges(listener, lambda: kopf.ConnectionInfo(server="x"), settings, kopf.OperatorSettings(), stop)
     assert stop.is_set()
+
+
+async def test_kopf_is_started_again_when_it_watches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[str] = []
+    stop = asyncio.Event()
+
+    async def blind_at_first(*, insights: Insights, stop_flag: asyncio.Event, **_: Any) -> None:
+        if starts:
+            insights.watched_resources.add(kopf.Resource("paceline.dev", "v1alpha1", "modeldeployments"))
+        starts.append("blind" if not starts else "sees")
+        insights.ready_resources.set()
+        await stop_flag.wait()
+
+    monkeypatch.setattr(kopf, "operator", blind_at_first)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    listener: Any = Listener()
+    settings = OperatorSettings(identity="one")
+    edges = asyncio.create_task(
+        _follow_edges(listener, lambda: kopf.ConnectionInfo(server="x"), settings, kopf.OperatorSettings(), stop)
+    )
+    await asyncio.sleep(0.5)
+    assert starts == ["blind", "sees"]
+    assert listener.missed == 1
+    stop.set()
+    async with asyncio.timeout(5):
+        await edges
+    assert starts == ["blind", "sees"]
+
+
+async def test_kopf_that_still_asks_what_there_is_is_not_taken_for_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    stop, stop_kopf = asyncio.Event(), asyncio.Event()
+    looks = asyncio.create_task(_stop_when_blind(Insights(), stop, stop_kopf))
+    await asyncio.sleep(0.2)
+    assert not stop_kopf.is_set()
+    stop.set()
+    await looks
+    assert stop_kopf.is_set()

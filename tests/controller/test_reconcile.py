@@ -13,6 +13,7 @@ from paceline.controller.events import Events
 from paceline.controller.execute import Executor
 from paceline.controller.kinds import CHILDREN, CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, SERVICE, Kind
 from paceline.controller.metrics import OperatorMetrics
+from paceline.controller.nodes import NodeTaints
 from paceline.controller.reconcile import Reconciler, Services, SpecTargets
 from paceline.controller.refusals import ApiError, Forbidden, Invalid, NamespaceGoing, NotLeader
 from paceline.controller.report import Reporter
@@ -49,6 +50,7 @@ class Cluster:
             events=events,
             reporter=Reporter(self.state, writer, events, clock),
             executor=Executor(self.state, writer, events, clock),
+            nodes=NodeTaints(api, writer, events, clock, limit=0),
         )
         self.reconciler = Reconciler(services, Images())
         self.apply(minimal_manifest())

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from paceline import __version__
-from paceline.policy.resources.install import NAME, cluster_rules, namespaced_rules, own_rules
+from paceline.policy.resources.install import NAME, cluster_rules, namespaced_rules, node_rules, own_rules
 from paceline.policy.resources.network_policy import OPERATOR_LABELS, PROMETHEUS_LABELS
 from tests.api.documents import ROOT
 from tests.helm.charts import CHART, NAMESPACE, Manifest, install_manifest, refusal, run_helm, template
@@ -174,6 +174,17 @@ def test_an_operator_for_all_namespaces_has_exactly_its_rights() -> None:
     assert "--namespace" not in operator_container(manifests)["args"]
 
 
+@pytest.mark.parametrize("namespace", ["", "team-a"])
+def test_only_an_operator_that_is_to_taint_nodes_may_do_anything_to_them(namespace: str) -> None:
+    on = {"operator.taintAfterGpuErrors": 3, "operator.watchNamespace": namespace}
+    off = {"operator.watchNamespace": namespace}
+    rules = [one(template(values), "ClusterRole")["rules"] for values in (on, off)]
+    assert rules[0] == [*rules[1], *node_rules()]
+    args = operator_container(template(on))["args"]
+    assert args[args.index("--taint-after-gpu-errors") + 1] == "3"
+    assert "--taint-after-gpu-errors" not in operator_container(template(off))["args"]
+
+
 def test_an_operator_for_one_namespace_may_write_in_no_other() -> None:
     manifests = template({"operator.watchNamespace": "team-a"})
     assert {verb for rule in one(manifests, "ClusterRole")["rules"] for verb in rule["verbs"]} == {"list", "watch"}
@@ -312,6 +323,7 @@ def test_every_value_of_the_schema_has_a_default_that_can_be_read_in_the_values(
         ({"bundled.grafana.prometheusUrl": "prometheus:9090"}, "/bundled/grafana/prometheusUrl"),
         ({"planner.prometheusUrl": "prometheus:9090"}, "/planner/prometheusUrl"),
         ({"planner.gpuQuota": -1}, "/planner/gpuQuota"),
+        ({"operator.taintAfterGpuErrors": -1}, "/operator/taintAfterGpuErrors"),
         ({"bundled.grafana.enabled": True}, "needs bundled.prometheus.enabled=true"),
         ({"operatr.replicas": 1}, "additional properties 'operatr'"),
         ({"crds.instal": False}, "additional properties 'instal'"),

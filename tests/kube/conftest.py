@@ -23,6 +23,9 @@ from tests.kube.testbed import NEEDED, TestBed
 CRD_SECONDS = 60
 CONSECUTIVE = 5
 """Good answers in a row after which a new kind counts as served: before, answers come and go."""
+OPERATORS = ("operator", "proxied")
+"""Fixtures."""
+LOG_LINES = 60
 NODES = ("gpu-a", "gpu-b")
 
 
@@ -104,6 +107,18 @@ def install_crd(kube: Kube, file: Path, served_at: str) -> None:
         served = served + 1 if status == 200 else 0
         assert time.monotonic() < deadline, answer
         time.sleep(0.2)
+
+
+@pytest.fixture(autouse=True)
+def told_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What operators logged during a test is shown where it fails."""
+    used = [request.getfixturevalue(name) for name in OPERATORS if name in request.fixturenames]
+    before = [one.log.stat().st_size for one in used]
+    yield
+    for one, size in zip(used, before, strict=True):
+        with one.log.open(errors="replace") as log:
+            log.seek(size)
+            print(f"The operator's log:\n{''.join(log.readlines()[-LOG_LINES:])}")
 
 
 @pytest.fixture(scope="session")

@@ -274,9 +274,9 @@ class _Life:
             await asyncio.sleep(PULSE_SECONDS)
 
     async def _tell(self) -> None:
-        """Write the status, if it differs from what was written last."""
+        """Write the status, if it differs from what was written last, or if another has changed it since."""
         saying = self._status()
-        if saying == self._said:
+        if saying == self._said and not self._contradicted(saying):
             return
         stamped = {**saying, "conditions": [self._stamped(one) for one in saying["conditions"]]}
         self._note(saying)
@@ -287,6 +287,11 @@ class _Life:
             self._said = saying
         elif status != 404:
             self._wake_after(PULSE_SECONDS)
+
+    def _contradicted(self, saying: Manifest) -> bool:
+        """As by the node controller, which takes the pods of a node that it has not heard of for unready."""
+        found = {one["type"]: one["status"] for one in self.pod["status"].get("conditions", [])}
+        return any(found.get(one["type"], one["status"]) != one["status"] for one in saying["conditions"])
 
     def _note(self, saying: Manifest) -> None:
         holds = {one["type"]: one["status"] == "True" for one in saying["conditions"]}

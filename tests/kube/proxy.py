@@ -17,6 +17,7 @@ from aiohttp import web
 
 from tests.kube.client import access
 
+CLOSING_SECONDS = 0.25
 HOP_BY_HOP = {"transfer-encoding", "content-length", "content-encoding", "connection", "host", "accept-encoding"}
 
 
@@ -106,6 +107,8 @@ class Proxy:
             self._started.set()
             await self._stop.wait()
             await runner.cleanup()
+        # A closed session leaves its TLS connections to end by themselves.
+        await asyncio.sleep(CLOSING_SECONDS)
 
     async def _pass(self, request: web.Request, http: aiohttp.ClientSession) -> web.StreamResponse:
         ask = Ask(request.method, request.path, request.query.get("watch") in {"true", "1"})

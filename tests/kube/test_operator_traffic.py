@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 
 import httpx
 import pytest
@@ -12,10 +14,13 @@ from tests.kube.client import Kube
 from tests.kube.kubelet import Kubelet
 from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
+from tests.kube.testbed import TestBed
 from tests.kube.traffic import PodHistory, Traffic
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400), pytest.mark.usefixtures("operator")]
 
+AWAY_SECONDS = float(os.environ.get("PACELINE_AWAY_SECONDS", "20"))
+"""How long the API server answers nobody: longer than a Lease of the operator. 300 is the long form."""
 DRAIN_ORDER = ["drain", "shut", "deleted"]
 
 
@@ -50,6 +55,24 @@ def test_engines_change_roles_while_streams_run_and_no_stream_notices(served: Sc
             traffic.wait_for_more(10)
     assert traffic.outcome.failed == []
     assert uids(served) == before
+
+
+@pytest.mark.timeout(400 + AWAY_SECONDS)
+def test_an_api_server_that_answers_nobody_for_long_is_noticed_by_no_stream(served: Scene, testbed: TestBed) -> None:
+    served.apply().until_ready(seconds=120)
+    with Traffic(served) as traffic:
+        traffic.wait_for_more(10)
+        with testbed.away("apiserver"):
+            end = time.monotonic() + AWAY_SECONDS
+            while time.monotonic() < end:
+                traffic.wait_for_more(10)
+        testbed.until_steady(served.path)
+        served.manifest["spec"]["pools"]["decode"]["minReplicas"] = 2
+        served.apply()
+        # After minutes the node controller has taken the pods for unready, and the engine is started beside all else.
+        served.until_roles(prefill=1, decode=2, seconds=120)
+        traffic.wait_for_more(10)
+    assert traffic.outcome.failed == []
 
 
 def test_a_rolling_update_replaces_every_engine_and_no_request_fails(served: Scene) -> None:

@@ -5,12 +5,15 @@ each passes when its cause does.
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from paceline.api import labels
 from paceline.policy.resources import install
 from tests.kube.client import MERGE, Kube, until
 from tests.kube.kubelet import Kubelet
@@ -186,6 +189,28 @@ class TestTheApiServer:
         finally:
             kube.ok("PATCH", path, {"rules": whole}, content_type=MERGE)
         scene.until_ready(seconds=90)
+
+    def test_a_server_that_does_not_name_our_kind_for_a_while_is_survived(
+        self, scene: Scene, proxy: Proxy, proxied: Operator
+    ) -> None:
+        """As one does for some seconds after its start, when custom resources are not yet read."""
+        scene.apply().until_ready()
+        ours = f"/apis/{labels.GROUP}/"
+        proxy.spoil = lambda ask: Refuse(404, "NotFound") if ask.path.startswith(ours) else None
+        proxy.break_watches()
+        until("kopf has asked what there is", lambda: "Unresolved resources" in proxied.log.read_text())
+        listed = threading.Event()
+
+        def heed_lists(ask: Ask) -> None:
+            if ask.path.endswith(labels.PLURAL) and not ask.watch:
+                listed.set()
+
+        proxy.spoil = heed_lists
+        # The operator lists everything when kopf gave up. What changes after that only kopf can tell of.
+        assert listed.wait(60)
+        time.sleep(2)
+        # Far below the time after which everything is looked at anyway.
+        scene.change("spec.routing.replicas", 2).until_ready(seconds=60)
 
     def test_a_restart_of_the_api_server_is_survived(self, scene: Scene, testbed: TestBed, proxied: Operator) -> None:
         scene.apply().until_ready()

@@ -35,7 +35,7 @@ def sharing(
         both = [planned(kube, namespace, name, scaleDownWindowSeconds=30) for name in ("first", "second")]
         for scene in both:
             # Who has to give engines away answers late for a while, and refuses nobody.
-            scene.manifest["spec"]["routing"]["admission"] = {"maxQueueSeconds": 300}
+            scene.manifest["spec"]["routing"]["admission"] = {"maxQueueSeconds": 300, "late": "Serve"}
         yield both[0], both[1]
 
 

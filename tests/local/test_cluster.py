@@ -150,21 +150,28 @@ async def test_one_failed_engine_does_not_end_a_cluster_that_serves(make: Make) 
             setting.cluster.check(starting=True)
 
 
-async def test_a_fleet_file_that_can_not_be_written_ends_the_run(make: Make, tmp_path: Path) -> None:
+async def test_while_the_fleet_can_not_be_written_the_last_one_holds_and_then_the_next_is_told(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     async with make() as setting:
         await setting.up()
-        setting.cluster.plan.fleet_path.unlink()
+        path, engine = setting.cluster.plan.fleet_path, setting.cluster.engines[0]
+        before = setting.fleet()[engine.status.name].start_id
+        path.unlink()
+        path.mkdir()
+        os.kill(engine.status.pid or 0, signal.SIGKILL)
+        await until(lambda: "The router goes on with the last fleet" in caplog.text)
+        setting.cluster.check()
+        path.rmdir()
+        await until(lambda: path.exists() and len(setting.ready()) == 2)
+        assert setting.fleet()[engine.status.name].start_id != before
+
+
+async def test_a_fleet_file_that_could_never_be_written_is_an_error(make: Make) -> None:
+    async with make() as setting:
         setting.cluster.plan.fleet_path.mkdir()
-        os.kill(setting.cluster.engines[0].status.pid or 0, signal.SIGKILL)
-
-        def broken() -> bool:
-            try:
-                setting.cluster.check()
-            except LocalRuntimeError as error:
-                return "Can't write" in str(error)
-            return False
-
-        await until(broken)
+        with pytest.raises(LocalRuntimeError, match="Can't write"):
+            setting.cluster.start()
 
 
 async def test_orders_change_roles_without_a_restart(make: Make) -> None:

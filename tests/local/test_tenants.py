@@ -38,6 +38,15 @@ def test_the_one_router_here_gives_whole_limits(tmp_path: Path) -> None:
     assert config.tenancy.tenants[0].tokens_per_minute == 1000
 
 
+def test_tls_is_left_to_clusters_for_its_secrets_are_there() -> None:
+    secret = {"certificateSecret": "x"}
+    planned = plan(deployment(routing={"tls": secret}, engine={"tls": secret}))
+    config = wire.decode(
+        wire.RouterConfig, planned.router.launch().program.env["PACELINE_ROUTER_CONFIG"], source="test"
+    )
+    assert (config.tls, config.engine_tls) == (None, None)
+
+
 def test_tenants_without_a_folder_of_keys_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"--tenant-keys: missing.* for each of: a, b\."):
         plan(tenants())

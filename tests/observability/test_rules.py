@@ -49,6 +49,7 @@ def engines(state: str, count: str) -> dict[str, str]:
 
 
 POD = f'{WHO},pod="engine-0"'
+SUSPENDED = f'{WHO},pod="r",reason="script"'
 PLANNED = 'namespace="team",deployment="chat"'
 SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[str, str, float | None]]]] = {
     "attainment and burn are what the counters say": (
@@ -131,6 +132,21 @@ SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[str, str, float | None]]]]
             f'vllm:request_success_total{{{POD},finished_reason="stop"}}': "0+95x60",
         },
         [("40m", firing("PacelineOutputRepeats"), 1)],
+    ),
+    "answers that the routers find repeating are a ticket, too": (
+        {
+            f'paceline_router_output_signs_total{{{WHO},pod="r",sign="one-token"}}': "0+3x60",
+            f'paceline_router_output_answers_total{{{WHO},pod="r"}}': "0+100x60",
+        },
+        [("40m", firing("PacelineOutputRepeats"), 1)],
+    ),
+    "an engine that stands out again and again is a ticket, one that did once is none": (
+        {
+            f'paceline_router_engine_suspended{{{SUSPENDED},engine="a"}}': "1x2 _x2 1x2 _x3 1x2 _x3 1x4",
+            f'paceline_router_engine_suspended{{{SUSPENDED},engine="b"}}': "1x1 _x40",
+            f'paceline_router_engine_suspended{{{WHO},pod="r",engine="c",reason="none"}}': "0x40",
+        },
+        [("12m", firing("PacelineEngineStandsOut"), 1), ("40m", firing("PacelineEngineStandsOut"), None)],
     ),
     "an engine that takes its time starts; one that does not end it is a ticket": (
         {f'paceline_engine_state{{{POD},state="starting"}}': "1x90"},

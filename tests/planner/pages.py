@@ -101,6 +101,7 @@ class FakeRouter:
             add("engine_prefilling", gauges.prefilling, engine=engine)
             add("engine_kv_usage", gauges.kv_usage, engine=engine)
             add("engine_cached_tokens", gauges.cached_tokens, engine=engine)
+            add("engine_suspended", gauges.suspended, engine=engine, reason=gauges.stands_out or "none")
         return found
 
 

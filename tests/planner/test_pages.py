@@ -16,7 +16,7 @@ from tests.planner.pages import FakeRouter, parsed, text_of
 
 
 def busy() -> FakeRouter:
-    router = FakeRouter(queued=2, queued_seconds=1.5, engines={"a": EngineGauges(3, 1, 0.25, 4096)})
+    router = FakeRouter(queued=2, queued_seconds=1.5, engines={"a": EngineGauges(3, 1, 0.25, 4096, "slow", True)})
     router.arrive(1000, 512, times=5)
     router.arrive(2_000_000)
     router.answer(1500, 80, times=4, itl=False)

@@ -138,8 +138,10 @@ async def test_an_answer_that_comes_after_some_trouble_is_taken() -> None:
         (b'{"status":"error","error":"too many samples"}', 422, Reason.METRICS_UNREACHABLE, "too many samples"),
         (b'{"status":"success","data":{"result":[]},"warnings":["a store is away"]}', 200, Reason.METRICS_INVALID,
          "a store is away"),
+        (b'{"status":"success","data":' + b"[" * 1100 + b"]" * 1100 + b"}", 200, Reason.METRICS_INVALID,
+         "no query result"),
     ],
-    ids=["away", "a page of HTML", "another shape", "refused", "in part"],
+    ids=["away", "a page of HTML", "another shape", "refused", "in part", "deep"],
 )  # fmt: skip
 async def test_what_is_no_whole_answer_is_named(body: bytes, status: int, reason: Reason, words: str) -> None:
     async def answer(request: web.Request) -> web.Response:

@@ -38,6 +38,27 @@ async def test_pages_of_the_window_are_kept_and_one_from_before_it() -> None:
         await source.close()
 
 
+async def test_pages_from_before_the_clock_was_put_back_are_forgotten() -> None:
+    clocks = [VirtualClock(epoch=9000.0), VirtualClock(epoch=1000.0)]
+
+    class Moved(VirtualClock):
+        def wall(self) -> float:
+            return clocks[0].wall()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text_of(FakeRouter().samples()))
+
+    async with serving(answer) as url:
+        source = RouterScraper(Moved())
+        for _ in range(3):
+            clocks[0].advance(10.0)
+            await source.read("ns", "d", [router_at(url)], seconds=30.0)
+        clocks.pop(0)
+        reading = await source.read("ns", "d", [router_at(url)], seconds=30.0)
+        await source.close()
+    assert [page.at for page in reading.pages["r"]] == [1000.0]
+
+
 async def test_a_router_that_does_not_answer_is_a_fault_and_the_others_are_read() -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=text_of(FakeRouter().samples()))

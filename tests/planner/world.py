@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from paceline.api.conditions import Reason
 from paceline.api.v1alpha1 import ModelDeployment, from_manifest
 from paceline.api.v1alpha1.scaling import ScalingMode
-from paceline.api.wire import EngineState, Role
+from paceline.api.wire import EngineState, Late, Role
 from paceline.planner.deployment import DeploymentPlanner, Step
 from paceline.planner.measured import EngineFact
 from paceline.planner.pages import EngineGauges, RouterPage
@@ -118,7 +118,8 @@ class World:
         settings = SimSettings(
             profile=get_profile(PROFILE),
             gpus_per_engine=2,
-            router=RouterSettings(ttft_seconds=scaling.ttft_seconds),
+            # Nobody is refused for being late: these are about engines, and who is missing was lost.
+            router=RouterSettings(ttft_seconds=scaling.ttft_seconds, late=Late.SERVE),
             objective=Objective(ttft_seconds=scaling.ttft_seconds, itl_seconds=scaling.itl_seconds),
             pods=self.pods,
             bounds={role: (0, pool.max_engines) for role, pool in scaling.pools.items()},

@@ -64,6 +64,16 @@ ADVICE: Final[dict[Reason, Advice]] = {
         "Correct the image's name, or give its registry's credentials.", _DESCRIBE_POD, _START
     ),
     Reason.CRASHING: Advice("Read how the engine ended.", _LOGS, _START),
+    Reason.GPU_ERROR: Advice(
+        "Look for Xid messages on the engine's node; drain the node if they come again.",
+        _LOGS,
+        f"{RUNBOOKS}/gpu-error.md",
+    ),
+    Reason.ENGINE_STANDS_OUT: Advice(
+        "Ask that engine what you know the answer to; restart it if it is not well.",
+        "kubectl logs -n {namespace} {pod} --tail=50",
+        f"{RUNBOOKS}/output-health.md",
+    ),
     Reason.PODS_REFUSED: Advice("Read what refuses the pods.", "kubectl get events -n {namespace}", _START),
     Reason.QUOTA_EXCEEDED: Advice(
         "Raise the namespace's quota, or ask for fewer engines.",

@@ -21,6 +21,7 @@ MEANINGS: Final = {
     4: "an engine or a router does not answer, or answers garbage",
     5: "the local cluster can't start or can't go on",
     6: "the Kubernetes API server can't be reached, refuses the request, or has no such object",
+    7: "an engine's accelerator, or what joins accelerators, failed (engine workers only)",
     BUG: "a bug: please report it",
     INTERRUPTED: "interrupted with Ctrl-C",
 }

@@ -115,11 +115,12 @@ def _explain_request(request_file: Path, router: str, session: str | None, outpu
     import msgspec
 
     from paceline.cli.output import print_document
+    from paceline.unreadable import UNREADABLE
 
     body = _read(request_file)
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{request_file}: must be a JSON object: {error}") from None
     path = "/v1/chat/completions" if "messages" in fields else "/v1/completions"
     headers = EXPLAIN if session is None else {**EXPLAIN, "x-paceline-session": session}

@@ -93,6 +93,15 @@ Examples:
     help="GPUs that all ModelDeployments share, by priority. [env: PACELINE_GPU_QUOTA]",
 )
 @click.option(
+    "--taint-after-gpu-errors",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    envvar="PACELINE_TAINT_AFTER_GPU_ERRORS",
+    help="Taint a node on which GPUs failed so many engines within a day; 0: never. "
+    "[env: PACELINE_TAINT_AFTER_GPU_ERRORS]",
+)
+@click.option(
     "--record",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
@@ -113,6 +122,7 @@ def operator(
     prometheus_url: str | None,
     prometheus_token_file: Path | None,
     gpu_quota: int | None,
+    taint_after_gpu_errors: int,
     record: Path | None,
     debug: bool,
 ) -> int:
@@ -136,6 +146,7 @@ def operator(
         metrics_port=metrics_port,
         workers=workers,
         resync_seconds=resync_seconds,
+        taint_after_gpu_errors=taint_after_gpu_errors,
         crash_after_writes=_positive(CRASH_ENV),
     )
     configure_logging(debug=debug)

@@ -19,6 +19,7 @@ import msgspec
 
 from paceline.controller.metrics import OperatorMetrics
 from paceline.controller.refusals import ApiError, Unreachable, refusal
+from paceline.unreadable import UNREADABLE
 
 Json = dict[str, Any]
 Fence = Callable[[], None]
@@ -213,7 +214,7 @@ _METHODS: Final = {
 def _refused(verb: str, resource: str, code: int, text: bytes) -> ApiError:
     try:
         status = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         status = None
     return refusal(verb, resource, code, status if isinstance(status, dict) else None, text.decode(errors="replace"))
 

@@ -22,6 +22,7 @@ from paceline.controller.http import OperatorServer
 from paceline.controller.kinds import CHILDREN, MODEL_DEPLOYMENT, discover
 from paceline.controller.lease import LeaderLease
 from paceline.controller.metrics import OperatorMetrics
+from paceline.controller.nodes import NodeTaints
 from paceline.controller.queue import WorkQueue
 from paceline.controller.reconcile import Reconciler, Services, SpecTargets, Targets
 from paceline.controller.refusals import NotLeader
@@ -88,6 +89,7 @@ class Operator:
             events=events,
             reporter=Reporter(self._state, writer, events, clock),
             executor=Executor(self._state, writer, events, clock),
+            nodes=NodeTaints(self._api, writer, events, clock, limit=settings.taint_after_gpu_errors),
         )
         self._reconciler = Reconciler(services, settings.images)
         self._leads = asyncio.Event()

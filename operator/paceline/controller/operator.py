@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import kopf
+
+# The one way to learn what kopf watches: it takes such an object as an argument and does not name its class anew.
+from kopf._cogs.structs.references import Insights
 from prometheus_client import CollectorRegistry
 
 from paceline.api import labels
@@ -18,6 +22,11 @@ from paceline.controller.reconcile import Targets
 from paceline.controller.settings import OperatorSettings
 
 RESTART_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at what kopf watches."""
+BLIND_LOOKS: Final = 2
+"""After so many in a row at which it watches nothing, it is started anew."""
+KOPF_REQUEST_SECONDS: Final = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +42,8 @@ async def run_operator(
     # Events, finalizers and progress are our own matter: kopf writes nothing.
     kopf_settings.posting.enabled = False
     kopf_settings.peering.standalone = True
+    # Its own is five minutes, in which a list that hangs would hide every change.
+    kopf_settings.networking.request_timeout = KOPF_REQUEST_SECONDS
 
     def connect() -> kopf.ConnectionInfo:
         return log_in(kopf_settings)
@@ -62,8 +73,13 @@ async def _follow_edges(
 ) -> None:
     """Run kopf until a signal or ``stop``. It gives up on some answers of an API server that has just been restarted,
     such as 404 for a custom resource; the rest of the operator goes on, and so must this.
+
+    Worse, it asks once which kinds there are: where the server does not name ours just then, kopf runs and is blind.
     """
     while not stop.is_set():
+        insights = Insights()
+        stop_kopf = asyncio.Event()
+        guard = asyncio.create_task(_stop_when_blind(insights, stop, stop_kopf), name="look at what kopf watches")
         try:
             await kopf.operator(
                 registry=_registry(operator, connect),
@@ -71,14 +87,32 @@ async def _follow_edges(
                 standalone=True,
                 clusterwide=settings.namespace is None,
                 namespaces=[] if settings.namespace is None else [settings.namespace],
-                stop_flag=stop,
+                insights=insights,
+                stop_flag=stop_kopf,
             )
         except Exception as error:  # noqa: BLE001 - the root of kopf's tasks: what they fail on is not ours to name
             log.warning("kopf gave up and starts again in %.0f s: %s", RESTART_SECONDS, error)
             await asyncio.sleep(RESTART_SECONDS)
             operator.events_missed()
         else:
-            return
+            if stop.is_set() or not stop_kopf.is_set():
+                return
+            log.warning("kopf did not watch ModelDeployments, which the server did not name to it; it starts again")
+            operator.events_missed()
+        finally:
+            guard.cancel()
+            await asyncio.wait({guard})
+
+
+async def _stop_when_blind(insights: Insights, stop: asyncio.Event, stop_kopf: asyncio.Event) -> None:
+    """Set ``stop_kopf`` on ``stop``, or when kopf has asked what there is to watch and watches nothing."""
+    blind = 0
+    while blind < BLIND_LOOKS and not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await stop.wait()
+        blind = blind + 1 if insights.ready_resources.is_set() and not insights.watched_resources else 0
+    stop_kopf.set()
 
 
 def _registry(operator: Operator, connect: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:

@@ -23,6 +23,7 @@ from paceline.controller.apply import AppliedAsIs, differences, edited_by_hand
 from paceline.controller.events import Events
 from paceline.controller.execute import Executor
 from paceline.controller.kinds import BY_ID, CONFIG_MAP, DEPLOYMENT, WORKLOADS, kind_of
+from paceline.controller.nodes import NodeTaints
 from paceline.controller.refusals import ApiError, Conflict, Forbidden, Invalid, NamespaceGoing, NotFound, NotLeader
 from paceline.controller.report import Reporter, read_status
 from paceline.controller.state import ClusterState, Key
@@ -36,7 +37,7 @@ from paceline.policy.lifecycle.orders import Orders, Situation
 from paceline.policy.lifecycle.plan import Plan, default_counts, plan_engines
 from paceline.policy.resources import Images
 from paceline.policy.resources.accepted import accepted_name
-from paceline.policy.resources.router import SERVICE_PORT
+from paceline.policy.resources.router import address
 from paceline.policy.status import RouterView, ScalingView, Seen, make_status, new_decisions
 
 FIELDS_NAMED: Final = 3
@@ -107,6 +108,7 @@ class Services:
     events: Events
     reporter: Reporter
     executor: Executor
+    nodes: NodeTaints
 
 
 class Reconciler:
@@ -185,6 +187,7 @@ class _Pass:
         if problem is not None:
             self._problems.append(problem)
         pods = self._state.pods_of(self._key)
+        await self._services.nodes.look(self._raw, pods)
         leaving = [pod for pod in pods if pod.asked_to_drain and not pod.deleting and not pod.drained]
         changing = [pod for pod in pods if pod.next_role is not None and not (pod.asked_to_drain or pod.deleting)]
         workers = self._services.workers
@@ -339,11 +342,12 @@ class _Pass:
         status = (deployment or {}).get("status") or {}
         routers = [pod for pod in pods if pod.component == labels.COMPONENT_ROUTER and not pod.deleting]
         trouble = workload_trouble(status) or next((pod.trouble for pod in routers if pod.trouble), None)
+        scheme, port = address(self._md)
         return RouterView(
             desired=self._md.spec.routing.replicas,
             ready=sum(pod.ready for pod in routers),
             trouble=trouble,
-            endpoint=f"http://{service['name']}.{service['namespace']}.svc:{SERVICE_PORT}",
+            endpoint=f"{scheme}://{service['name']}.{service['namespace']}.svc:{port}",
         )
 
 

@@ -30,6 +30,8 @@ WARNINGS: Final = frozenset(
         Reason.UNSCHEDULABLE,
         Reason.PODS_REFUSED,
         Reason.CRASHING,
+        Reason.GPU_ERROR,
+        Reason.ENGINE_STANDS_OUT,
         Reason.KIND_MISSING,
         Reason.FORBIDDEN,
         Reason.API_SERVER_TROUBLE,

@@ -29,4 +29,6 @@ class OperatorSettings:
     """Passes that may run at the same time."""
     resync_seconds: int = 300
     """Time after which every ModelDeployment is looked at again, whatever happened."""
+    taint_after_gpu_errors: int = 0
+    """GPU errors on one node within a day for which it is tainted; 0: none ever is."""
     crash_after_writes: int | None = None

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from paceline.policy.lifecycle.observed import Pod
+from paceline.unreadable import UNREADABLE
 
 TIMEOUT_SECONDS: Final = 2.0
 AT_ONCE: Final = 32
@@ -82,5 +83,5 @@ class EngineWorkers:
             return None
         try:
             return msgspec.json.decode(body, type=WorkerState)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None

@@ -61,6 +61,19 @@ class Writer:
         self._count()
         return answer
 
+    async def node(self, name: str, body: Json) -> Json:
+        """Change some fields of a node. Raises Conflict where ``body`` names another version than there is."""
+        answer = await self._api.patch(
+            f"/api/v1/nodes/{name}",
+            body,
+            resource="nodes",
+            content_type=MERGE,
+            fieldManager=labels.FIELD_MANAGER,
+            fence=self._check,
+        )
+        self._count()
+        return answer
+
     async def pod_condition(self, namespace: str, name: str, condition: Json) -> Json:
         """Set one condition of a pod, and leave the kubelet's alone."""
         answer = await self._api.patch(

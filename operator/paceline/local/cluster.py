@@ -8,6 +8,7 @@ has.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Final
 
 from paceline.api import labels, wire
 from paceline.clock import Clock
-from paceline.errors import EngineError
+from paceline.errors import EngineError, LocalRuntimeError
 from paceline.local.fleet import FleetFile
 from paceline.local.guard import Guard
 from paceline.local.kubelet import IdleProbe, PodPhase, PodRunner, PodStatus, Probe, RestartPolicy
@@ -27,6 +28,8 @@ from paceline.local.targets import FILE as TARGETS
 from paceline.local.targets import Target, TargetsFile
 from paceline.policy.lifecycle.orders import Orders, kept_roles
 from paceline.policy.roles import EngineRole, assign_roles
+
+log = logging.getLogger(__name__)
 
 RECONCILE_SECONDS: Final = 1.0
 """Longest time between two passes when nothing seems to change."""
@@ -85,6 +88,8 @@ class LocalCluster:
         self._targets = TargetsFile(
             plan.fleet_path.with_name(TARGETS), namespace=plan.namespace, deployment=plan.deployment
         )
+        self._unpublished = ""
+        """Why the fleet could not be published last; empty when it was."""
         self._guard = guard
         self._clock = clock
         self._changed = asyncio.Event()
@@ -193,8 +198,8 @@ class LocalCluster:
         )
 
     def reconcile(self) -> None:
-        """One pass: assign roles to what is ready, and publish the fleet. Raises LocalRuntimeError if it can't
-        write.
+        """One pass: assign roles to what is ready, and publish the fleet. Raises LocalRuntimeError if that was never
+        possible; a disk that is full meanwhile keeps the router at the last fleet.
         """
         orders = self._orders
         for pool, roles in self.plan.wanted.items():
@@ -213,8 +218,21 @@ class LocalCluster:
                 continue
             for change in assign_roles(ready, wanted):
                 self._give(members[change.engine], change.after, members.values())
-        self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
-        self._targets.write(self._pages())
+        self._publish()
+
+    def _publish(self) -> None:
+        first = self._fleet.fleet is None
+        try:
+            self._fleet.write(tuple(_endpoint(engine) for engine in self._engines if engine.runner.status.starts))
+            self._targets.write(self._pages())
+        except LocalRuntimeError as error:
+            if first:
+                raise
+            if self._unpublished != str(error):
+                log.warning("%s The router goes on with the last fleet; each pass tries again.", error)
+            self._unpublished = str(error)
+        else:
+            self._unpublished = ""
 
     def _give(self, engine: _Engine, role: wire.Role, fleet: Collection[_Engine]) -> None:
         """Have an engine take a role: at once, unless it is to finish first what it has. A role that nobody serves does
@@ -316,4 +334,5 @@ def _endpoint(engine: _Engine) -> wire.EngineEndpoint:
         kv_events=f"tcp://{LOOPBACK}:{ports.kv_events}",
         kv_replay=f"tcp://{LOOPBACK}:{ports.kv_replay}",
         data_parallel=engine.plan.ranks,
+        pool=engine.plan.pool,
     )

@@ -20,6 +20,7 @@ import msgspec
 from paceline.clock import Clock
 from paceline.traces.prompts import PromptMaker
 from paceline.traces.record import TraceRequest
+from paceline.unreadable import UNREADABLE
 
 MAX_IN_FLIGHT: Final = 1024
 """Requests in flight at most. One that has to wait for another to end is counted as an overrun."""
@@ -246,7 +247,7 @@ def read_tail(tail: bytes) -> StreamEnd:
             continue
         try:
             document = msgspec.json.decode(payload, type=_Event)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             continue
         error = _shorten(document.error.message) if document.error else error
         usage = document.usage or usage
@@ -268,7 +269,7 @@ def _message(body: bytes) -> str:
     """The message of an OpenAI-style error object, or the text itself."""
     try:
         document = msgspec.json.decode(body, type=_Event)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _shorten(body.decode("utf-8", "replace"))
     return _shorten(document.error.message if document.error else "no error object")
 

@@ -9,6 +9,7 @@ import msgspec
 
 from paceline.local.kubelet import Readiness
 from paceline.local.pods import LOOPBACK
+from paceline.unreadable import UNREADABLE
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -50,7 +51,7 @@ class PodClient:
         try:
             async with self._session.get(f"http://{LOOPBACK}:{admin_port}/state", timeout=TIMEOUT) as answer:
                 said = msgspec.json.decode(await _bounded(answer), type=_Work)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (aiohttp.ClientError, TimeoutError, OSError, *UNREADABLE):
             return False
         return answer.status == 200 and said.in_flight == 0 and not said.held_blocks
 
@@ -78,6 +79,6 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
 def _reason(body: bytes) -> str:
     try:
         said = msgspec.json.decode(body, type=_NotReady)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return ""
     return " ".join((said.reason or said.state).split())[:REASON_CHARACTERS]

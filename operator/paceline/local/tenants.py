@@ -29,9 +29,12 @@ def check_keys(md: ModelDeployment, folder: Path | None) -> None:
 
 
 def one_router(md: ModelDeployment) -> ModelDeployment:
-    """The same resource with the one router that there is here: it gives whole limits, not its part of them."""
-    routing = md.spec.routing.model_copy(update={"replicas": 1})
-    return md.model_copy(update={"spec": md.spec.model_copy(update={"routing": routing})})
+    """The same resource with the one router that there is here: it gives whole limits, not its part of them. And
+    without TLS: its Secrets are the cluster's, and nothing leaves the machine.
+    """
+    routing = md.spec.routing.model_copy(update={"replicas": 1, "tls": None})
+    engine = md.spec.engine.model_copy(update={"tls": None})
+    return md.model_copy(update={"spec": md.spec.model_copy(update={"routing": routing, "engine": engine})})
 
 
 def a_key_of_each(md: ModelDeployment, folder: Path | None) -> tuple[str, ...]:

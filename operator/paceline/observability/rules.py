@@ -140,12 +140,15 @@ def _requests() -> list[Rule]:
         ),
         _alert(
             "PacelineOutputRepeats",
-            f'sum by ({BY_DEPLOYMENT}) (rate(vllm:request_success_total{{finished_reason="repetition"}}[15m]))\n'
+            f"sum by ({BY_DEPLOYMENT})"
+            ' (rate(paceline_router_output_signs_total{sign=~"repetition|one-token"}[15m]))\n'
+            f"/ (sum by ({BY_DEPLOYMENT}) (rate(paceline_router_output_answers_total[15m])) > 0) > 0.02\n"
+            f'or sum by ({BY_DEPLOYMENT}) (rate(vllm:request_success_total{{finished_reason="repetition"}}[15m]))\n'
             f"/ (sum by ({BY_DEPLOYMENT}) (rate(vllm:request_success_total[15m])) > 0) > 0.02",
             lasting="10m",
             severity="ticket",
             page="output-health",
-            about="More than 2% of answers are cut because they repeat themselves without end.",
+            about="More than 2% of answers repeat themselves without end, by the routers' watch or by vLLM's own.",
             summary="{{ $labels.paceline_dev_deployment }}: {{ $value | humanizePercentage }} of answers repeat",
         ),
         _alert(
@@ -157,6 +160,17 @@ def _requests() -> list[Rule]:
             page="output-health",
             about="Answers are twice as long as they were over the day: how broken weights or templates show first.",
             summary="Answers of {{ $labels.paceline_dev_deployment }} have grown to {{ $value | humanize }} tokens",
+        ),
+        _alert(
+            "PacelineEngineStandsOut",
+            # Between two times out it is back for a moment, to be seen again.
+            f"max by ({BY_DEPLOYMENT}, engine, reason)"
+            ' (max_over_time(paceline_router_engine_suspended{reason!="none"}[5m])) >= 0',
+            lasting="5m",
+            severity="ticket",
+            page="output-health",
+            about="An engine stands out among its siblings, by what it says or how slowly, again and again.",
+            summary="{{ $labels.engine }} of {{ $labels.paceline_dev_deployment }} stands out: {{ $labels.reason }}",
         ),
         _alert(
             "PacelineTenantWithoutKey",
@@ -193,8 +207,8 @@ def _engines() -> list[Rule]:
             lasting="2m",
             severity="ticket",
             page="stuck-start",
-            about="An engine's process lives and does not answer its health checks.",
-            summary=f"{pod} fails its health checks",
+            about="An engine's process lives, and does not answer its health checks or gets nothing done.",
+            summary=f"{pod} does not answer, or does no step",
         ),
         _alert(
             "PacelineKvPressure",

@@ -20,6 +20,7 @@ from paceline.planner.deployment import DeploymentPlanner, Step
 from paceline.planner.measured import EngineFact
 from paceline.planner.scrape import RouterScraper
 from paceline.planner.source import Router
+from paceline.unreadable import UNREADABLE
 
 TIMEOUT_SECONDS = 3.0
 
@@ -76,5 +77,5 @@ async def _engines(http: httpx.AsyncClient, router: Router) -> tuple[_Engine, ..
         answer = await http.get(f"http://{host}:{router.admin_port}/fleet")
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=_Fleet).engines
-    except (httpx.HTTPError, msgspec.DecodeError) as error:
+    except (httpx.HTTPError, *UNREADABLE) as error:
         raise EngineError(f"--router: {router.name} does not say which engines there are: {error}.") from None

@@ -27,10 +27,14 @@ IN_FLIGHT: Final = f"{PREFIX}engine_in_flight"
 PREFILLING: Final = f"{PREFIX}engine_prefilling"
 KV_USAGE: Final = f"{PREFIX}engine_kv_usage"
 CACHED: Final = f"{PREFIX}engine_cached_tokens"
+SUSPENDED: Final = f"{PREFIX}engine_suspended"
+NOTHING: Final = "none"
+"""Reason on the page of engines that don't stand out."""
+LONGEST_REASON: Final = 40
 NAMES: Final = frozenset(
     {
         f"{ARRIVALS}_bucket", f"{ARRIVALS}_sum", ANSWERS, ANSWER_PROMPTS, ANSWER_TOKENS, FIRST_TOKENS, OBJECTIVE,
-        QUEUED, QUEUED_SECONDS, IN_FLIGHT, PREFILLING, KV_USAGE, CACHED,
+        QUEUED, QUEUED_SECONDS, IN_FLIGHT, PREFILLING, KV_USAGE, CACHED, SUSPENDED,
     }
 )  # fmt: skip
 """Samples that a page is made of; all others are passed over."""
@@ -65,6 +69,10 @@ class EngineGauges:
     """Prompts that it computes for this router's other engines."""
     kv_usage: float = 0.0
     cached_tokens: int = 0
+    stands_out: str = ""
+    """Why, among its siblings; empty where it doesn't."""
+    suspended: bool = False
+    """Whether it gets no new work for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +148,9 @@ class _Draft:
         elif name in (QUEUED, QUEUED_SECONDS):
             self._gauges[name] = value
         else:
-            self._take_engine(name, labels["engine"], value)
+            self._take_engine(name, labels["engine"], value, labels.get("reason", NOTHING))
 
-    def _take_engine(self, name: str, engine: str, value: float) -> None:
+    def _take_engine(self, name: str, engine: str, value: float, reason: str) -> None:
         gauges = self._engines.get(engine)
         if gauges is None:
             if len(self._engines) >= MAX_ENGINES:
@@ -154,6 +162,9 @@ class _Draft:
             gauges.prefilling = round(value)
         elif name == CACHED:
             gauges.cached_tokens = round(value)
+        elif name == SUSPENDED:
+            if reason != NOTHING:
+                gauges.stands_out, gauges.suspended = reason[:LONGEST_REASON], value > 0
         elif value > 1:
             raise BadPage(f"{name} of {engine} is {value}, a share can't be")
         else:

@@ -22,6 +22,7 @@ from paceline.clock import Clock
 from paceline.errors import ConfigError
 from paceline.planner.pages import NAMES, BadPage, RouterPage, Sample, make_page
 from paceline.planner.source import Blind, Reading, Router
+from paceline.unreadable import UNREADABLE
 
 TIMEOUT_SECONDS: Final = 5.0
 TRIES: Final = 3
@@ -33,7 +34,7 @@ MAX_SKEW_SECONDS: Final = 30.0
 AT_ONCE: Final = 4
 """Queries at the same time."""
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
-OWN_LABELS: Final = frozenset({"kind", "le", "prompt", "ttft", "itl", "engine"})
+OWN_LABELS: Final = frozenset({"kind", "le", "prompt", "ttft", "itl", "engine", "reason"})
 """Labels that routers give their samples. All others say who was scraped, and by whom."""
 _QUERY: Final = "|".join(sorted(NAMES))
 _POD_SUFFIX: Final = "-[a-z0-9]+-[a-z0-9]{5}"
@@ -205,7 +206,7 @@ def _decode(status: int, body: bytes, kind: type[T]) -> T:
             message = f"Prometheus answers in part only: {answer.warnings[0][:300]}"
             raise _Unusable(Blind(Reason.METRICS_INVALID, message))
         return msgspec.json.decode(answer.data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         message = f"Prometheus answers {status} with something that is no query result"
         raise _Unusable(Blind(Reason.METRICS_INVALID, message)) from None
 

@@ -18,6 +18,7 @@ from paceline.planner.deployment import DeploymentPlanner, Step
 from paceline.policy.scaling.decision import Decision
 from paceline.policy.scaling.observation import Observation
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
+from paceline.unreadable import UNREADABLE
 
 MAX_FILE_BYTES: Final = 1024 * 1024 * 1024
 """A recording ends there: a forgotten one must not fill a disk."""
@@ -107,7 +108,7 @@ def read_recording(path: Path) -> list[Line]:
                 lines.append(decoder.decode(line))
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path}, line {number}: not a line of a recording: {error}") from None
     return lines
 

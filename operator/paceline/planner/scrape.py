@@ -47,7 +47,10 @@ class RouterScraper:
             if isinstance(answer, Blind):
                 faults[router.name] = answer
             else:
-                kept.setdefault(router.name, deque(maxlen=MAX_PAGES)).append(answer)
+                pages = kept.setdefault(router.name, deque(maxlen=MAX_PAGES))
+                if pages and pages[-1].at >= answer.at:
+                    pages.clear()  # the clock was put back: when these were read nobody knows any more
+                pages.append(answer)
         begin = self._clock.wall() - seconds
         for name, pages in list(kept.items()):
             # One page from before the window tells what its first interval adds.

@@ -26,6 +26,7 @@ from paceline.planner.metrics import PlannerMetrics
 from paceline.planner.recorder import Recorder
 from paceline.planner.sharing import Quota
 from paceline.planner.source import MetricsSource, Reading, Router
+from paceline.planner.wellness import wellness
 from paceline.policy.lifecycle.observed import Pod
 from paceline.policy.lifecycle.orders import Orders, Situation, engines_held, standing_counts
 from paceline.policy.lifecycle.plan import default_counts
@@ -53,6 +54,7 @@ class _Followed:
     """What the last pass was asked for."""
     slo: SloStatus | None = None
     slo_at: float = 0.0
+    wellness: Finding | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -129,6 +131,7 @@ class PlannerTargets:
             recommended=one.planner.recommended,
             decisions=tuple(one.planner.history),
             slo=one.slo,
+            wellness=one.wellness,
         )
 
     def forget(self, namespace: str, name: str) -> None:
@@ -195,6 +198,7 @@ class PlannerTargets:
             one.deciding = False
         self._metrics.took(reading=read - started, deciding=self._clock.monotonic() - read)
         self._metrics.decided(namespace, name, planner, step)
+        one.wellness = wellness(reading, (router.name for router in routers))
         self._note(key, one, step)
         if self._recorder is not None:
             self._recorder.write(key, planner, step)
@@ -229,6 +233,7 @@ class PlannerTargets:
             one.planner.recommended,
             tuple(one.planner.history),
             one.slo,
+            one.wellness,
             None if step.blind is None else step.blind.reason,
         )
         if told != one.told:

@@ -82,6 +82,15 @@ def router() -> dashboard.Dashboard:
             )
         )
         .with_panel(
+            parts(
+                "Second engines",
+                "For what the first was late with, by what came of it. None where hedging is off.",
+                "reqps",
+                f"{rate('hedges_total', 'outcome')}{OR_NONE}",
+                "outcome",
+            )
+        )
+        .with_panel(
             chart(
                 "Decision",
                 "Time to choose engines for a request.",
