@@ -42,7 +42,11 @@ demo-vllm: .venv-vllm/.installed ## The same with two real vLLM engines on CPU a
 
 .PHONY: test
 test: $(STAMP) ## Run the default test suite
-	$(BIN)/python -m pytest -m "not kube and not vllm and not programs and not bench"
+	$(BIN)/python -m pytest -m "not kube and not vllm and not programs and not bench and not chaos"
+
+.PHONY: test-chaos
+test-chaos: $(STAMP) ## Break engines, routers, network and machine under streams whose right text is known (5 minutes)
+	$(BIN)/python -m pytest -m chaos tests/chaos
 
 .PHONY: test-programs
 test-programs: programs ## Run the suite that needs helm, Prometheus, hadolint and a browser
@@ -68,8 +72,17 @@ test-vllm: .venv-vllm/.installed ## Run the suite against real vLLM engines on C
 	PYTHON=$(PYTHON) bash tests/vllm/install
 
 .PHONY: verify
-verify: $(STAMP) lint types generate ## Lint, type-check, regenerate, and fail on any difference
+verify: $(STAMP) lint types generate audit ## Lint, type-check, regenerate and fail on any difference, audit dependencies
 	@git diff --exit-code -- crds helm manifests docs/reference || { echo "Generated files differ from what is committed: commit the result of 'make generate'." >&2; exit 1; }
+
+.PHONY: audit
+audit: $(STAMP) $(OUT)/audit-venv/.installed ## Known vulnerabilities of the pinned dependencies, with pip-audit in a venv of its own
+	$(BIN)/python -m tests.audit $(OUT)/audit-venv/bin/pip-audit
+
+$(OUT)/audit-venv/.installed:
+	@$(PYTHON) -m venv $(OUT)/audit-venv
+	@$(OUT)/audit-venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	@touch $@
 
 .PHONY: generate
 generate: $(STAMP) ## Regenerate everything that is made from code; needs helm
@@ -139,6 +152,13 @@ bench-operator: $(STAMP) ## The operator with many deployments on a real API ser
 bench-planner: $(STAMP) ## Role changes under load, and whether the live planner decides as the simulated one
 	$(BIN)/python -m tests.bench.flips
 	$(BIN)/python -m tests.bench.agreement_targets
+
+FUZZ_INPUTS ?= 50000
+FUZZ_SEED   ?= 0
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Random inputs to everything that takes in what comes from outside; FUZZ_INPUTS=1000000 is the long form
+	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
 .PHONY: soak
 soak: $(STAMP) ## Half an hour of events, restarts and churn: flat memory, and an index equal to what engines hold

@@ -24,7 +24,9 @@ settings.load_profile("paceline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs more than Python: the default run is to work wherever Python does."""
+    """Mark what needs more than Python, or minutes: the default run is to work wherever Python does, and soon."""
     for item in items:
+        if HERE / "chaos" in item.path.parents:
+            item.add_marker(pytest.mark.chaos)
         if any(folder in item.path.parents for folder in NEED_PROGRAMS):
             item.add_marker(pytest.mark.programs)

@@ -191,6 +191,7 @@ _SIMULATOR: Final = (
 )  # fmt: skip
 _POLICY: Final = (
     "roles.py",
+    "overload.py",
     "waiting.py",
     "routing/pacing.py",
     "routing/backlog.py",

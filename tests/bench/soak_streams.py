@@ -1,7 +1,8 @@
-"""Many concurrent streams through the router for minutes: does any fail, does the router's memory stay flat?
+"""Many concurrent streams through the router for minutes: does any fail, does it leak memory, sockets or tasks?
 
-Run: ``python -m tests.bench.soak_streams --streams 200 --minutes 5``. Exits non-zero when a stream failed. Memory is
-reported as resident bytes over time; the slope is a least-squares fit over the second half, after pools have filled.
+Run: ``python -m tests.bench.soak_streams --minutes 30``. Exits non-zero when a stream failed, or when sockets or tasks
+are left when all streams have ended. The default load is 70% of what two prefill engines compute. Slopes are
+least-squares fits over the second half, after pools have filled.
 """
 
 from __future__ import annotations
@@ -9,18 +10,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from paceline.api.wire import Late
 from tests.bench.stack import SERVED_NAME, Stack, cpu_seconds, rss_bytes, running_stack
 
 SAMPLE_SECONDS = 2.0
+SETTLE_SECONDS = 8.0
+"""Longer than the router keeps connections to engines that nobody uses."""
+SPARE = 4
+"""Sockets and tasks more than before that are no leak: health checks come and go."""
+STREAMS = 28
+"""Each takes 2 s or so, and two prefill engines compute 20 such prompts a second: 70% of that."""
 MIB = 1024 * 1024
 
 
@@ -74,10 +84,42 @@ async def client(session: aiohttp.ClientSession, url: str, seed: int, until: flo
             tally.failures.append(f"{type(error).__name__}: {error}")
 
 
-def slope_per_minute(samples: list[tuple[float, int]]) -> float:
-    """Least-squares slope of (seconds, bytes) in bytes a minute."""
-    times = [at for at, _ in samples]
-    return statistics.linear_regression(times, [size for _, size in samples]).slope * 60
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The router at one moment; ``at`` in seconds since the beginning."""
+
+    at: float
+    rss_bytes: int
+    files: int
+    """Open files and sockets."""
+    tasks: int
+
+
+async def look(session: aiohttp.ClientSession, stack: Stack, began: float) -> Sample:
+    """One sample."""
+    async with session.get(f"{stack.admin_url}/metrics") as answer:
+        page = await answer.text()
+    tasks = next(line for line in page.splitlines() if line.startswith("paceline_router_tasks "))
+    files = len(os.listdir(f"/proc/{stack.router_pid}/fd"))
+    return Sample(time.monotonic() - began, rss_bytes(stack.router_pid), files, int(float(tasks.split()[1])))
+
+
+def slope_per_minute(samples: list[Sample], of: Callable[[Sample], float]) -> float:
+    """Least-squares slope of what ``of`` says, a minute."""
+    return statistics.linear_regression([one.at for one in samples], [of(one) for one in samples]).slope * 60
+
+
+def figures(samples: list[Sample], before: Sample, after: Sample, of: Callable[[Sample], float]) -> dict[str, float]:
+    """How one figure went: without load, through the second half, at the end, and when the load had gone."""
+    later = samples[len(samples) // 2 :]
+    return {
+        "before": round(of(before), 2),
+        "middle": round(of(later[0]), 2),
+        "last": round(of(later[-1]), 2),
+        "max": round(max(map(of, samples)), 2),
+        "after": round(of(after), 2),
+        "slope_second_half_per_minute": round(slope_per_minute(later, of), 4),
+    }
 
 
 async def soak(stack: Stack, streams: int, minutes: float) -> dict[str, object]:
@@ -86,18 +128,22 @@ async def soak(stack: Stack, streams: int, minutes: float) -> dict[str, object]:
     began = time.monotonic()
     until = began + 60 * minutes
     cpu_before = cpu_seconds(stack.router_pid)
-    samples: list[tuple[float, int]] = []
+    samples: list[Sample] = []
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession() as watcher:
+        before = await look(watcher, stack, began)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         clients = [
             asyncio.create_task(client(session, stack.router_url, seed, until, tally)) for seed in range(streams)
         ]
         while time.monotonic() < until:
             await asyncio.sleep(SAMPLE_SECONDS)
-            samples.append((time.monotonic() - began, rss_bytes(stack.router_pid)))
+            samples.append(await look(session, stack, began))
         await asyncio.gather(*clients)
-    later = samples[len(samples) // 2 :]
+    await asyncio.sleep(SETTLE_SECONDS)
+    async with aiohttp.ClientSession() as watcher:
+        after = await look(watcher, stack, began)
     return {
         "concurrent_streams": streams,
         "minutes": minutes,
@@ -106,21 +152,18 @@ async def soak(stack: Stack, streams: int, minutes: float) -> dict[str, object]:
         "first_failures": tally.failures[:5],
         "output_tokens": tally.tokens,
         "router_cpu_seconds": round(cpu_seconds(stack.router_pid) - cpu_before, 1),
-        "router_rss_mib": {
-            "first": round(samples[0][1] / MIB, 1),
-            "middle": round(later[0][1] / MIB, 1),
-            "last": round(samples[-1][1] / MIB, 1),
-            "max": round(max(size for _, size in samples) / MIB, 1),
-        },
-        "router_rss_slope_second_half_mib_per_minute": round(slope_per_minute(later) / MIB, 3),
+        "router_rss_mib": figures(samples, before, after, lambda one: one.rss_bytes / MIB),
+        "router_files": figures(samples, before, after, lambda one: one.files),
+        "router_tasks": figures(samples, before, after, lambda one: one.tasks),
+        "left": max(0, after.files - before.files - SPARE) + max(0, after.tasks - before.tasks - SPARE),
     }
 
 
 def main() -> int:
     """Parse arguments, run, print the report as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--streams", type=int, default=STREAMS)
+    parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--prefill", type=int, default=2)
     parser.add_argument("--decode", type=int, default=2)
     parser.add_argument("--speed", type=float, default=1.0)
@@ -129,12 +172,12 @@ def main() -> int:
     arguments = parser.parse_args()
     with running_stack(
         arguments.out, prefill=arguments.prefill, decode=arguments.decode, profile=arguments.profile,
-        speed=arguments.speed,
+        speed=arguments.speed, late=Late.SERVE,  # its clients would not wait before they come again
     ) as stack:  # fmt: skip
         report = asyncio.run(soak(stack, arguments.streams, arguments.minutes))
     print(json.dumps(report, indent=2))
     (arguments.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    return 1 if report["failed"] else 0
+    return 1 if report["failed"] or report["left"] else 0
 
 
 if __name__ == "__main__":

@@ -114,10 +114,16 @@ def running_stack(
     kv_events: bool = False,
     tokenizer: str | None = None,
     cache_percent: int = 100,
+    late: wire.Late = wire.Late.LIMIT,
+    faults: bool = False,
+    output_health: wire.OutputHealth | None = None,
+    max_running_per_engine: int = 256,
+    hedging: wire.Hedging | None = None,
 ) -> Iterator[Stack]:
     """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit.
 
     ``kv_events``: whether engines tell the router what they hold; ``tokenizer`` and ``cache_percent``: its settings.
+    ``faults``: whether engines can be told to misbehave. ``hedging``: when a second one is asked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = [wire.Role.PREFILL] * prefill + [wire.Role.DECODE] * decode
@@ -131,7 +137,8 @@ def running_stack(
             publisher = _events_config(f"engine-{index}", events, replay) if kv_events else []
             process = processes.enter_context(_process(
                 ["paceline_worker.emulator", "--host", "127.0.0.1", "--port", str(port), "--model", SERVED_NAME,
-                 "--profile", profile, "--speed", str(speed), "--kv-transfer-config", CONNECTOR, *publisher],
+                 "--profile", profile, "--speed", str(speed), "--kv-transfer-config", CONNECTOR, *publisher,
+                 *(["--enable-faults"] if faults else [])],
                 folder / f"engine-{index}.log",
                 {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel)},
             ))  # fmt: skip
@@ -154,10 +161,15 @@ def running_stack(
             objective=wire.Objective(
                 ttft_milliseconds=round(TTFT_MILLISECONDS / speed), itl_milliseconds=round(ITL_MILLISECONDS / speed)
             ),
-            admission=wire.Admission(max_queue_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
+            admission=wire.Admission(
+                max_queue_seconds=max(1, round(MAX_QUEUE_SECONDS / speed)), late=late,
+                max_running_per_engine=max_running_per_engine,
+            ),
             queue=wire.Queue(max_late_seconds=max(1, round(MAX_QUEUE_SECONDS / speed))),
             disaggregated=bool(prefill and decode), engine_profile=profile, local_prefill_tokens=local_prefill_tokens,
             engine_speed=speed, tokenizer=tokenizer, placement=wire.PlacementWeights(cache_percent=cache_percent),
+            output_health=output_health or wire.OutputHealth(mode=wire.WatchMode.OFF, slow_engines=wire.WatchMode.OFF),
+            hedging=hedging,
         )  # fmt: skip
         router = processes.enter_context(_process(
             ["paceline_worker.router", "--host", "127.0.0.1", "--port", str(router_port),

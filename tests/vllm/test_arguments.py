@@ -35,6 +35,7 @@ PLANS: dict[str, tuple[NodeGroup | None, dict[str, Any]]] = {
     "lmcache": (None, {"kv_cache": wire.KvCache(shared=LMCACHE)}),
     "host tier alone": (None, {"kv_cache": wire.KvCache(host_gib=1), "connector": wire.ConnectorKind.NONE}),
     "adapters": (None, {"lora_adapters": ADAPTERS}),
+    "tls": (None, {"tls": wire.EngineTls(folder="/tls", server_name="e", client_certificates=True)}),
     "own arguments": (None, {"extra_args": ("--max-num-seqs", "64"), "served_names": ("x", "y")}),
 }
 
