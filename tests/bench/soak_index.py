@@ -121,6 +121,8 @@ class Soak:
             deployment=MODEL, namespace="default", served_names=(MODEL,), tokenizer="bytes", disaggregated=False,
             objective=wire.Objective(ttft_milliseconds=2000, itl_milliseconds=50), engine_speed=20.0,
             engine_profile="qwen3-32b-h200-tp2",
+            # Its clients would not wait before they come again, and a busy machine makes them late.
+            admission=wire.Admission(late=wire.Late.SERVE),
         )  # fmt: skip
         command = [
             sys.executable, "-m", "paceline_worker.router", "--host", "127.0.0.1", "--port", str(port),

@@ -39,6 +39,7 @@ async def disk(one: Scene, rng: random.Random, seconds: float) -> None:
     await asyncio.sleep(seconds / 2)
     rng.choice(one.engines).signal(signal.SIGKILL)
     await asyncio.sleep(seconds / 2)
+    await one.until_restarted(1)
 
 
 async def memory(one: Scene, rng: random.Random, seconds: float) -> None:
@@ -49,6 +50,7 @@ async def memory(one: Scene, rng: random.Random, seconds: float) -> None:
     state = (await one.client.get(f"http://127.0.0.1:{worker.admin_port}/state")).json()
     os.kill(state["pid"], signal.SIGKILL)
     await asyncio.sleep(seconds / 2)
+    await one.until_restarted(1)
 
 
 CASES: dict[str, Case] = {"clock": clock, "disk": disk, "memory": memory}

@@ -207,6 +207,12 @@ class Scene:
                 assert daemon.alive, f"it ended with {daemon.process and daemon.process.returncode}, see {daemon.log}"
                 await asyncio.sleep(0.05)
 
+    async def until_restarted(self, times: int) -> None:
+        """Return once engines have been started again and were ready ``times`` times."""
+        async with asyncio.timeout(START_SECONDS):
+            while self.restarts < times:  # noqa: ASYNC110 - the supervisors count
+                await asyncio.sleep(0.1)
+
     async def faults(self, engine: Engine, **settings: object) -> None:
         """Have an engine misbehave, or no more."""
         answer = await self.client.post(f"{engine.url}/emulator/faults", json=settings)
@@ -260,8 +266,9 @@ def router_config(speed: float, *, disaggregated: bool, **changes: object) -> wi
         deployment="chaos", namespace="default", served_names=(MODEL,), disaggregated=disaggregated,
         objective=wire.Objective(ttft_milliseconds=round(2000 / speed), itl_milliseconds=round(50 / speed)),
         engine_profile=PROFILE, engine_speed=speed, tokenizer="bytes",
-        # In the engines' time, as everything that waits for them.
-        admission=wire.Admission(max_queue_seconds=max(60, round(60 / speed))),
+        # In the engines' time, as everything that waits for them. The machine may be too slow for the objective, and what
+        # is late is not what a scene is about.
+        admission=wire.Admission(max_queue_seconds=max(60, round(60 / speed)), late=wire.Late.SERVE),
         timeouts=wire.Timeouts(connect_milliseconds=1000),
     )  # fmt: skip
     return msgspec.structs.replace(config, **changes)

@@ -25,6 +25,8 @@ from tests.worker.router.resume.test_resumer import reasons, shape, text_of, tol
 BATCH = {"x-paceline-priority": "-10"}
 PROMPT = "Once upon a time there was a router. " * 3
 TOKENS = 250
+LONG = 600
+"""Tokens of streams that are to run together for seconds, on a busy machine too."""
 ONE_EACH = wire.Admission(max_running_per_engine=1)
 """An engine so small that batch work leaves nothing of it free."""
 
@@ -116,9 +118,9 @@ async def test_after_some_interruptions_a_stream_runs_to_its_end(tmp_path: Path)
 async def test_as_many_give_way_as_requests_wait_and_all_come_out_whole(tmp_path: Path) -> None:
     prompts = [f"{PROMPT} {number}" for number in range(6)]
     async with routed(tmp_path, 2, speed="1", admission=wire.Admission(max_running_per_engine=4)) as router:
-        wholes = await asyncio.gather(*(stream(router, prompt=prompt, max_tokens=150) for prompt in prompts))
+        wholes = await asyncio.gather(*(stream(router, prompt=prompt, max_tokens=LONG) for prompt in prompts))
         batch = [
-            asyncio.create_task(stream(router, headers=BATCH, prompt=prompt, max_tokens=150)) for prompt in prompts
+            asyncio.create_task(stream(router, headers=BATCH, prompt=prompt, max_tokens=LONG)) for prompt in prompts
         ]
         await until(lambda: len(hosted(router)) == 6 and all(guest.can_go_on() for guest in hosted(router)))
         # Two find the room that batch work left; two more have others give way.
