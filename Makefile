@@ -8,6 +8,11 @@ OUT    := out
 
 DEMO_SPEED ?= 4
 
+# Processes that run tests side by side. Those on an API server wait most of the time; each process has a server of its own (1.2 GB).
+TEST_WORKERS ?= auto
+KUBE_WORKERS ?= 3
+SIDE_BY_SIDE := --dist loadfile -n
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -42,11 +47,11 @@ demo-vllm: .venv-vllm/.installed ## The same with two real vLLM engines on CPU a
 
 .PHONY: test
 test: $(STAMP) ## Run the default test suite
-	$(BIN)/python -m pytest -m "not kube and not vllm and not programs and not bench and not chaos"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TEST_WORKERS) -m "not kube and not vllm and not programs and not bench and not chaos"
 
 .PHONY: test-chaos
-test-chaos: $(STAMP) ## Break engines, routers, network and machine under streams whose right text is known (5 minutes)
-	$(BIN)/python -m pytest -m chaos tests/chaos
+test-chaos: $(STAMP) ## Break engines, routers, network and machine under streams whose right text is known (4 minutes)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) 2 -m chaos tests/chaos
 
 .PHONY: test-programs
 test-programs: programs ## Run the suite that needs helm, Prometheus, hadolint and a browser
@@ -58,7 +63,7 @@ programs: $(STAMP) ## Find or fetch those programs (Chromium: as root, from Debi
 
 .PHONY: test-kube
 test-kube: $(STAMP) ## Run the suite against a real Kubernetes API server
-	$(BIN)/python -m pytest -m kube tests/kube
+	$(BIN)/python -m pytest --dist worksteal -n $(KUBE_WORKERS) -m kube tests/kube
 
 .PHONY: e2e-kind
 e2e-kind: ## The whole of it in a kind cluster: build, install, serve, ask, tear down (needs docker, kind, kubectl)

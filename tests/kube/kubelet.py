@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import threading
 import time
@@ -35,6 +36,7 @@ from tests.kube.pods import PodProcess, ProcessSettings
 PULSE_SECONDS = 0.1
 GOODBYE_SECONDS = 0.5
 WRITERS = 16
+WORKERS_AT_MOST = 16
 OWN_CONDITIONS = ("Initialized", "ContainersReady", "Ready", "PodScheduled")
 
 
@@ -48,13 +50,19 @@ class Told:
     ready: float = 0.0
 
 
+def _networks() -> range:
+    """Second octets of the addresses that its pods may have. Runs of the suite beside one another share none."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return range(2, 250)[worker::WORKERS_AT_MOST]
+
+
 class Kubelet:
     """Runs on a thread of its own, so that tests may block. ``told`` holds a line for each pod, by name."""
 
     def __init__(self, kubeconfig: Path, logs: Path) -> None:
         self._access = access(kubeconfig)
         self._logs = logs
-        self._net = random.randint(2, 250)
+        self._net = random.choice(_networks())
         self._addresses = 0
         self._processes: dict[str, ProcessSettings] = {}
         self._lives: dict[str, _Life] = {}

@@ -98,8 +98,8 @@ async def test_a_stream_that_gave_way_is_the_stream_that_did_not_have_to(tmp_pat
 
 async def test_after_some_interruptions_a_stream_runs_to_its_end(tmp_path: Path) -> None:
     async with routed(tmp_path) as router:
-        whole = await stream(router)
-        batch = asyncio.create_task(stream(router, headers=BATCH))
+        whole = await stream(router, max_tokens=LONG)
+        batch = asyncio.create_task(stream(router, headers=BATCH, max_tokens=LONG))
         before = 0
         for _ in range(MAX_INTERRUPTIONS):
             await until(lambda: said(router) > before + 5)  # noqa: B023 - awaited within its turn
