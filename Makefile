@@ -13,6 +13,9 @@ TEST_WORKERS ?= auto
 KUBE_WORKERS ?= 3
 SIDE_BY_SIDE := --dist loadfile -n
 
+# Where an environment forbids it, each of hundreds of processes would compile what it imports anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
