@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import kopf
@@ -32,7 +34,7 @@ async def test_when_kopf_gives_up_it_is_started_again_and_everything_is_looked_a
         if len(starts) < 3:
             raise RuntimeError("404 page not found")
 
-    monkeypatch.setattr(kopf, "operator", fails_twice)
+    monkeypatch.setattr(module, "run_kopf", fails_twice)
     monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
     listener: Any = Listener()
     settings = OperatorSettings(identity="one", namespace="mine")
@@ -50,13 +52,32 @@ async def test_it_is_not_started_again_after_a_stop(monkeypatch: pytest.MonkeyPa
         stop.set()
         raise RuntimeError("in the middle of the end")
 
-    monkeypatch.setattr(kopf, "operator", fails)
+    monkeypatch.setattr(module, "run_kopf", fails)
     monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
     listener: Any = Listener()
     settings = OperatorSettings(identity="one")
     async with asyncio.timeout(5):
         await _follow_edges(listener, lambda: kopf.ConnectionInfo(server="x"), settings, kopf.OperatorSettings(), stop)
     assert stop.is_set()
+
+
+async def test_a_signal_while_no_kopf_runs_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(**_: Any) -> None:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        raise RuntimeError("404 page not found")
+
+    monkeypatch.setattr(module, "run_kopf", fails)
+    monkeypatch.setattr(module, "RESTART_SECONDS", 60.0)
+    listener: Any = Listener()
+    settings = OperatorSettings(identity="one")
+    try:
+        async with asyncio.timeout(10):
+            await _follow_edges(
+                listener, lambda: kopf.ConnectionInfo(server="x"), settings, kopf.OperatorSettings(), asyncio.Event()
+            )
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
 
 async def test_kopf_is_started_again_when_it_watches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +91,7 @@ async def test_kopf_is_started_again_when_it_watches_nothing(monkeypatch: pytest
         insights.ready_resources.set()
         await stop_flag.wait()
 
-    monkeypatch.setattr(kopf, "operator", blind_at_first)
+    monkeypatch.setattr(module, "run_kopf", blind_at_first)
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     listener: Any = Listener()
     settings = OperatorSettings(identity="one")

@@ -145,4 +145,5 @@ def running(
     finally:
         with suppress(ProcessLookupError):
             one.resume()
-        one.stop()
+        if one.process.poll() is None:
+            assert one.stop() == 0, f"the operator did not end by itself:\n{one.tail()}"

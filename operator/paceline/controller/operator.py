@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -16,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from paceline.api import labels
 from paceline.clock import WallClock
+from paceline.controller.kopf_tasks import run_kopf
 from paceline.controller.login import log_in
 from paceline.controller.loops import Operator
 from paceline.controller.reconcile import Targets
@@ -81,7 +84,7 @@ async def _follow_edges(
         stop_kopf = asyncio.Event()
         guard = asyncio.create_task(_stop_when_blind(insights, stop, stop_kopf), name="look at what kopf watches")
         try:
-            await kopf.operator(
+            await run_kopf(
                 registry=_registry(operator, connect),
                 settings=kopf_settings,
                 standalone=True,
@@ -92,7 +95,10 @@ async def _follow_edges(
             )
         except Exception as error:  # noqa: BLE001 - the root of kopf's tasks: what they fail on is not ours to name
             log.warning("kopf gave up and starts again in %.0f s: %s", RESTART_SECONDS, error)
-            await asyncio.sleep(RESTART_SECONDS)
+            _end_on_signals(stop)  # kopf's own handlers tell a kopf that is gone
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_SECONDS):
+                    await stop.wait()
             operator.events_missed()
         else:
             if stop.is_set() or not stop_kopf.is_set():
@@ -102,6 +108,12 @@ async def _follow_edges(
         finally:
             guard.cancel()
             await asyncio.wait({guard})
+
+
+def _end_on_signals(stop: asyncio.Event) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _stop_when_blind(insights: Insights, stop: asyncio.Event, stop_kopf: asyncio.Event) -> None:
