@@ -26,6 +26,7 @@ _COUNT: Final = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod,
 }  # fmt: skip
 _METHODS: Final[Mapping[str, Callable[..., Any]]] = {
+    "contains": lambda text, part: part in text,
     "matches": lambda text, pattern: re.search(pattern, text) is not None,
     "replace": lambda text, old, new: text.replace(old, new),
 }

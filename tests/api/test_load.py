@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.api.v1alpha1 import check_update, from_manifest, load
+from paceline.api.v1alpha1 import base, check_update, from_manifest, load
 from paceline.api.yaml_reader import MAX_BYTES, MAX_DEPTH
 from paceline.errors import SpecError
 from tests.api.documents import INVALID_UPDATES, changed, deployment, expected_refusal, minimal_manifest, update_pair
@@ -34,7 +34,7 @@ class TestMessagesOfFields:
         manifest["spec"]["slo"] = {"ttftMilliseconds": 0, "itlMilliseconds": "50"}
         assert problems(manifest) == [
             "spec.slo.ttftMilliseconds: must be at least 1 (found 0)",
-            'spec.slo.itlMilliseconds: must be a whole number (found "50")',
+            'spec.slo.itlMilliseconds: must be a whole number of milliseconds (found "50")',
         ]
 
     def test_an_unknown_field_names_the_one_that_was_meant(self) -> None:
@@ -59,17 +59,25 @@ class TestMessagesOfFields:
         ("path", "value", "message"),
         [
             ("spec.slo", None, "spec.slo: is required"),
-            ("spec.slo", 5, "spec.slo: must be a mapping of fields (found 5)"),
-            ("spec.slo", [], "spec.slo: must be a mapping of fields (found [])"),
+            ("spec.tenancy", 5, "spec.tenancy: must be a mapping of fields: mode, "),
+            ("spec.slo", [], "spec.slo: must be a mapping of fields: ttftMilliseconds"),
             ("spec.slo.targetPercent", 101, "spec.slo.targetPercent: must be at most 100 (found 101)"),
-            ("spec.slo.targetPercent", 9.5, "spec.slo.targetPercent: must be a whole number (found 9.5)"),
-            ("spec.slo.targetPercent", True, "spec.slo.targetPercent: must be a whole number (found true)"),
+            ("spec.slo.targetPercent", 9.5, "spec.slo.targetPercent: must be a whole number of percent (found 9.5)"),
+            ("spec.slo.targetPercent", True, "spec.slo.targetPercent: must be a whole number of percent (found true)"),
             ("spec.slo.targetPercent", 2**70, f"spec.slo.targetPercent: must be at most 100 (found {2**70})"),
             ("spec.model.name", 5, "spec.model.name: must be a string; put it in quotes (found 5)"),
             ("spec.model.name", "", 'spec.model.name: must have at least 1 characters (found "")'),
-            ("spec.engine.extraArgs", "--x", 'spec.engine.extraArgs: must be a list (found "--x")'),
+            (
+                "spec.engine.extraArgs",
+                "--x",
+                'spec.engine.extraArgs: must be a list, each entry after a dash (found "--x")',
+            ),
             ("spec.engine.podTemplate.spec", [], "spec.engine.podTemplate.spec: must be a mapping (found [])"),
-            ("metadata.name", "Not_A_Name", "metadata.name: must match "),
+            (
+                "metadata.name",
+                "Not_A_Name",
+                "metadata.name: must be lower-case letters, digits, - and ., with a letter",
+            ),
             ("metadata", None, "metadata: is required"),
         ],
     )
@@ -77,6 +85,52 @@ class TestMessagesOfFields:
         found = problems(changed(path, value))
         assert len(found) == 1
         assert found[0].startswith(message)
+
+    def test_a_pattern_without_words_of_its_own_is_shown(self) -> None:
+        claim = {"claimName": "models", "path": "/models"}
+        found = problems(
+            changed("spec.model.source", {"type": "PersistentVolumeClaim", "persistentVolumeClaim": claim})
+        )
+        assert found == ['spec.model.source.persistentVolumeClaim.path: must match ^[^/].*$ (found "/models")']
+
+    def test_every_pattern_of_a_common_type_has_words(self) -> None:
+        ours = (annotated for annotated in vars(base).values() if get_origin(annotated) is Annotated)
+        patterns = {
+            constraint.pattern
+            for annotated in ours
+            for field in annotated.__metadata__
+            for constraint in getattr(field, "metadata", ())
+            if getattr(constraint, "pattern", None)
+        }
+        assert len(patterns) >= 8
+        assert patterns <= base.PATTERN_WORDS.keys()
+
+    def test_a_field_without_its_unit_is_known_by_the_rest(self) -> None:
+        assert problems(changed("spec.scaling.scaleDownWindow", "5m")) == [
+            "spec.scaling.scaleDownWindow: is not a known field; did you mean scaleDownWindowSeconds?"
+        ]
+
+    def test_a_field_in_the_wrong_place_is_told_where_it_belongs(self) -> None:
+        assert problems(changed("spec.gpuBudget", 8)) == [
+            "spec.gpuBudget: is not a known field here; it is one of spec.scaling"
+        ]
+
+    def test_a_reference_that_is_no_mapping_is_told_its_fields(self) -> None:
+        assert problems(changed("spec.model.source.huggingFace.tokenSecret", "hub")) == [
+            'spec.model.source.huggingFace.tokenSecret: must be a mapping of fields: name, key (found "hub")'
+        ]
+
+    def test_an_argument_of_a_field_is_told_the_field(self) -> None:
+        (found,) = problems(changed("spec.engine.extraArgs", ["--max_model_len=4096", "-tp", "2", "--port", "1"]))
+        assert found.endswith(
+            "(found --max_model_len=4096, which spec.model.maxModelLen sets; "
+            "-tp, which spec.engine.parallelism.tensor sets; --port)"
+        )
+
+    def test_a_boolean_that_no_word_of_the_field_can_have_been_is_just_refused(self) -> None:
+        assert problems(changed("spec.engine.parallelism.expert", True)) == [
+            "spec.engine.parallelism.expert: must be one of 'Enabled' or 'Disabled' (found true)"
+        ]
 
     def test_a_bare_off_is_explained(self) -> None:
         assert 'put the word in quotes, as in "Off"' in problems(changed("spec.scaling.mode", False))[0]
@@ -133,7 +187,15 @@ class TestDocuments:
                 "apiVersion: must be paceline.dev/v1alpha1 (found 'paceline.dev/v2')",
             ),
             ("a: 1", "kind: must be ModelDeployment (found nothing)"),
-            ("a: 1\n---\nb: 1", "(document): must hold one document (found 2 documents)"),
+            (
+                "a: 1\n---\nb: 1",
+                "(document): must hold one document; put each into a file of its own (found 2 documents)",
+            ),
+            ("a:\n\tb: 1", "line 2, column 1: is indented with a tab; YAML takes spaces only"),
+            (
+                "a:\n  - b: 1\n    c: 2\n   d: 3",
+                "line 4, column 4: does not go on with what begins in line 2: it is ind",
+            ),
             ("a:\n  b: 1\n  b: 2", "line 3, column 3: the key 'b' is there twice"),
             ("a: &x 1\nb: *x", "line 2, column 4: anchors and aliases are not supported"),
             ("a: !!binary aGk=", "line 1, column 4: the tag tag:yaml.org,2002:binary is not supported"),

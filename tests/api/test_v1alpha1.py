@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from paceline.api.v1alpha1 import ModelDeployment, PoolMode, ScalingMode, from_manifest, load
-from paceline.api.v1alpha1.rules import MANAGED_ARGUMENTS, RESERVED_ENV, RULES, UPDATE_RULES
+from paceline.api.v1alpha1.arguments import MANAGED_ARGUMENTS
+from paceline.api.v1alpha1.rules import RESERVED_ENV, RULES, UPDATE_RULES
 from paceline.errors import SpecError
 from tests.api.documents import INVALID, INVALID_UPDATES, changed, deployment, expected_refusal, minimal_manifest
 

@@ -47,6 +47,7 @@ def manifest(tmp_path: Path, old: str = "", new: str = "") -> str:
         (["up", QUICKSTART, "--once"], 2, "--once, --report and --plot need a load"),
         (["up", QUICKSTART, "--report", "x"], 2, "need a load: add --load conversation"),
         (["up", QUICKSTART, "--engine", "vllm", "--speed", "2"], 2, "are for emulated engines"),
+        (["up", QUICKSTART, "--engine", "vllm"], 3, "vLLM beside paceline (`make demo-vllm` installs both"),
         (["up", QUICKSTART, "--load", "tea"], 2, "'tea' is not a load; use conversation, agents, shift or moon"),
         (["up", QUICKSTART, "--load", "mooncake:/nowhere"], 2, "/nowhere: can't read the trace"),
         (["up", QUICKSTART, "--profile", "abacus"], 2, "qwen3-32b-h200-tp2"),
@@ -119,6 +120,35 @@ def test_validate_names_what_is_valid_and_every_problem_of_the_rest(
     assert "spec.slo.ttftMilliseconds" in err
     assert "spec.slo.speed" in err
     assert "spec.slo.itlMilliseconds" in err
+
+
+@pytest.mark.parametrize(
+    ("sample", "old", "new", "message"),
+    [
+        (
+            "cpu", "limits: {memory: 4Gi}", "limits: {memory: 4GiB}",
+            "spec.engine.podTemplate.spec.containers[0].resources.limits.memory: must be an amount such as 4Gi",
+        ),
+        (
+            "tenants", '    extraArgs: ["--reasoning-parser=qwen3"]\n', "",
+            "spec.tenancy.reasoningTokens: needs engines that know where reasoning ends: add --reasoning-parser=NAME",
+        ),
+        (
+            "elastic", "  name: elastic", "  name: elastic\n  annotations: {paceline.dev/engine-profile: h999}",
+            "manifest.yaml: metadata.annotations[paceline.dev/engine-profile]: engine profile 'h999' is not known.",
+        ),
+    ],
+)  # fmt: skip
+def test_validate_finds_what_only_shows_when_pods_and_plans_are_made(
+    sample: str, old: str, new: str, message: str, paceline: Callable[..., Result], tmp_path: Path
+) -> None:
+    text = Path(QUICKSTART).with_name(f"{sample}.yaml").read_text()
+    assert old in text
+    path = tmp_path / "manifest.yaml"
+    path.write_text(text.replace(old, new))
+    code, out, err = paceline("validate", str(path))
+    assert (code, out) == (2, "")
+    assert message in err
 
 
 def test_a_manifest_is_read_from_standard_input() -> None:

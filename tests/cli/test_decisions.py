@@ -60,7 +60,7 @@ def test_an_explanation_says_what_is_asked_for_what_hinders_and_the_last_decisio
 
 
 def test_a_deployment_without_decisions_says_so() -> None:
-    assert "nothing has been decided yet" in list(lines_of({"metadata": {"name": "x"}}, most=3))
+    assert "no change has been decided yet" in list(lines_of({"metadata": {"name": "x"}}, most=3))
 
 
 def test_a_local_run_is_explained_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +90,7 @@ def test_a_deployment_is_explained_from_the_cluster_that_kubectl_talks_to(
         ([], "Name a ModelDeployment, or give --run-dir"),
         (["chat", "--request", "-"], "give one of them"),
         (["--run-dir", "."], "it has not decided anything yet"),
+        (["--run-dir", "nowhere"], "can't read nowhere/planner.json: there is no such folder"),
     ],
 )
 def test_what_cannot_be_explained_is_answered_with_what_can(

@@ -89,7 +89,24 @@ def test_emulated_engines_are_told_profile_and_speed() -> None:
 def test_hardware_of_which_nothing_is_known_is_emulated_as_another_and_the_user_is_told() -> None:
     made = plan(sample("cpu.yaml"))
     assert made.title.endswith(f"(emulated {FALLBACK_PROFILE})")
-    assert "Choose another with --profile" in made.notes[0]
+    assert made.notes[0].startswith("No engine profile stands for tiny-llama on CPUs (pool flexible): its engines are")
+    assert "Choose another with --profile: deepseek-v3-h200-tp8, " in made.notes[0]
+
+
+def test_a_profile_that_the_manifest_names_is_emulated() -> None:
+    noted = {"paceline.dev/engine-profile": "llama-3.1-8b-h100-tp1"}
+    md = sample("quickstart.yaml")
+    md = md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})})
+    assert plan(md).prefill_profile == "llama-3.1-8b-h100-tp1"
+    assert plan(md, profile="tiny-cpu").prefill_profile == "tiny-cpu"
+
+
+def test_an_unknown_profile_in_the_manifest_is_refused_with_those_that_are_known() -> None:
+    noted = {"paceline.dev/engine-profile": "h999"}
+    md = sample("quickstart.yaml")
+    md = md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})})
+    with pytest.raises(ConfigError, match=r"metadata\.annotations\[.*'h999' is not known; known are deepseek"):
+        plan(md)
 
 
 def test_an_unknown_profile_is_refused_with_those_that_are_known() -> None:

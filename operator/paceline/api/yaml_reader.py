@@ -77,6 +77,19 @@ _Reader.yaml_constructors["tag:yaml.org,2002:timestamp"] = _Reader.yaml_construc
 _Reader.add_constructor(None, _Reader.refuse)
 
 
+def _in_words(error: yaml.MarkedYAMLError) -> str:
+    """The parser's message; in other words for the two slips that most people make."""
+    problem = error.problem or "can't be read as YAML"
+    if "'\\t'" in problem:
+        return "is indented with a tab; YAML takes spaces only"
+    if problem.startswith("expected <block end>") and error.context_mark is not None:
+        return (
+            f"does not go on with what begins in line {error.context_mark.line + 1}: it is indented otherwise, or has"
+            " a dash too many or too few"
+        )
+    return problem
+
+
 def read_document(text: str | bytes, source: str) -> Any:
     """The only document in ``text``. Raises SpecError that names ``source`` and the line."""
     size = len(text if isinstance(text, bytes) else text.encode(errors="replace"))
@@ -87,11 +100,20 @@ def read_document(text: str | bytes, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "(document)"
-        raise SpecError(source, [FieldProblem(where, error.problem or "can't be read as YAML")]) from None
+        raise SpecError(source, [FieldProblem(where, _in_words(error))]) from None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(source, [FieldProblem("(document)", f"can't be read as YAML: {error}")]) from None
     if len(documents) > 1:
-        raise SpecError(source, [FieldProblem("(document)", "must hold one document", f"{len(documents)} documents")])
+        raise SpecError(
+            source,
+            [
+                FieldProblem(
+                    "(document)",
+                    "must hold one document; put each into a file of its own",
+                    f"{len(documents)} documents",
+                )
+            ],
+        )
     if not documents:
         raise SpecError(source, [FieldProblem("(document)", "is empty")])
     return documents[0]

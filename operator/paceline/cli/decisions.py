@@ -38,7 +38,11 @@ def of_run(folder: Path) -> dict[str, Any]:
             text = file.read(MAX_FILE_BYTES)
         return dict(json.loads(text))
     except OSError as error:
-        why = "it has not decided anything yet, or nobody plans there" if not path.exists() else error.strerror
+        why = error.strerror
+        if not folder.is_dir():
+            why = "there is no such folder; a `paceline up` names its own where it says where the logs are"
+        elif not path.exists():
+            why = "it has not decided anything yet, or nobody plans there"
         raise ConfigError(f"--run-dir: can't read {path}: {why}.") from None
     except ValueError as error:
         raise ConfigError(f"--run-dir: {path} is damaged: {error}.") from None
@@ -64,7 +68,7 @@ def lines_of(resource: dict[str, Any], *, most: int) -> Iterator[str]:
         yield from (f"  {sentence}" for sentence in resource["now"])
     history = list(scaling.get("history") or ())
     yield ""
-    yield f"last {min(most, len(history))} decisions, newest first:" if history else "nothing has been decided yet"
+    yield f"last {min(most, len(history))} decisions, newest first:" if history else "no change has been decided yet"
     for decision in history[:most]:
         change = f"{counts_in_words(decision.get('before', {}))} -> {counts_in_words(decision.get('after', {}))}"
         yield f"{decision.get('time')}  {change}  (bound by {decision.get('limit')})"

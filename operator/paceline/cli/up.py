@@ -5,12 +5,14 @@ rest.
 from __future__ import annotations
 
 import math
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from paceline.errors import ConfigError
+from paceline.errors import ConfigError, ConfigurationImpossible
 
 if TYPE_CHECKING:
     from paceline.local.loads import LoadChoice
@@ -137,6 +139,12 @@ def up(
         raise ConfigError("--speed and --profile are for emulated engines; leave them out with --engine vllm.")
     if load_kind is None and (once or report is not None or plot is not None):
         raise ConfigError("--once, --report and --plot need a load: add --load conversation or --load mooncake:FILE.")
+    if engine == "vllm" and find_spec("vllm") is None:
+        raise ConfigurationImpossible(
+            "--engine vllm",
+            "vLLM beside paceline (`make demo-vllm` installs both into .venv-vllm; then: .venv-vllm/bin/paceline up)",
+            f"none for {sys.executable}",
+        )
 
     import shutil
     import tempfile

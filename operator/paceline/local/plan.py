@@ -21,7 +21,7 @@ from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, 
 from paceline.local.ports import PortAllocator, require_free
 from paceline.local.tenants import check_keys, one_router
 from paceline.policy.resources import EngineChildren, HardwarePool, RouterChildren, children, engine_profile
-from paceline.policy.scaling.profiles import get_profile
+from paceline.policy.scaling.profiles import get_profile, known_profiles
 
 ROUTER_START_SECONDS: Final = 60.0
 FALLBACK_PROFILE: Final = "qwen3-32b-h200-tp2"
@@ -199,12 +199,18 @@ def _backend(md: ModelDeployment, pool: HardwarePool, options: ClusterOptions) -
             raise ConfigurationImpossible(f"spec.pools ({pool.name})", f"{pool.nodes} nodes for an engine", "one node")
         return _Backend({"PACELINE_ENGINE_BACKEND": "vllm"}, "vLLM on this machine")
     notes: tuple[str, ...] = ()
-    profile = options.profile or engine_profile(md, pool)
+    asked = md.metadata.annotations.get(labels.ENGINE_PROFILE)
+    if options.profile is None and asked is not None and asked not in known_profiles():
+        known = ", ".join(sorted(known_profiles()))
+        raise ConfigError(f"metadata.annotations[{labels.ENGINE_PROFILE}]: {asked!r} is not known; known are {known}.")
+    profile = options.profile or asked or engine_profile(md, pool)
     if profile is None:
         profile = FALLBACK_PROFILE
+        hardware = f"{pool.accelerators} {pool.accelerator.product or 'GPUs'}" if pool.accelerators else "CPUs"
+        others = ", ".join(sorted(known_profiles().keys() - {profile}))
         notes = (
-            f"Nothing is known of {md.spec.model.name} on the hardware of pool {pool.name}: its engines are emulated "
-            f"as {profile}. Choose another with --profile.",
+            f"No engine profile stands for {md.spec.model.name} on {hardware} (pool {pool.name}): its engines are "
+            f"emulated as {profile}. Choose another with --profile: {others}.",
         )
     environment = {
         "PACELINE_ENGINE_BACKEND": "emulator",

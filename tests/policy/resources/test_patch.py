@@ -112,6 +112,30 @@ def test_a_shape_that_does_not_fit_is_named(patch: Any, message: str) -> None:
     assert str(caught.value.problems[0]).startswith(message)
 
 
+@pytest.mark.parametrize("amount", ["4Gi", "500m", "2", "1.5", ".5", "1e3", "100M", 2, 1.5, None])
+def test_amounts_are_what_kubernetes_calls_quantities(amount: Any) -> None:
+    assert "memory" in engine({"resources": {"requests": {"memory": amount}}})["resources"]["requests"]
+
+
+@pytest.mark.parametrize("amount", ["4GiB", "4 Gi", "4g", "", "Gi", "1e", "two"])
+def test_an_amount_in_another_notation_is_named_before_an_api_server_sees_it(amount: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        engine({"resources": {"requests": {"cpu": "2"}, "limits": {"memory": amount}}})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "spec.engine.podTemplate.spec.containers[0].resources.limits.memory: must be an amount such as 4Gi, 500m or 2"
+        f" (found {amount!r})"
+    ]
+
+
+def test_a_container_without_an_image_is_most_likely_a_misspelt_one_of_ours() -> None:
+    with pytest.raises(SpecError) as caught:
+        spec({"containers": [{"name": "vllm", "resources": {}}]})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "spec.engine.podTemplate.spec.containers[0].image: is required for a container that is added; engine is there"
+        " already, and needs none"
+    ]
+
+
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

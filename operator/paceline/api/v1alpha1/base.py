@@ -48,19 +48,37 @@ Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 Replicas = Annotated[int, Field(ge=1, le=1_000)]
 Gibibytes = Annotated[int, Field(ge=1, le=65_536)]
 
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-DnsSubdomain = Annotated[
-    str,
-    Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
-]
-ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")]
-LabelKey = Annotated[
-    str, Field(min_length=1, max_length=317, pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
-]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")]
-EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-SecretDataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
+_DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_DNS_SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_MODEL_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
+_LABEL_KEY: Final = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+_LABEL_VALUE: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+_ENV_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_KEY_OF_DATA: Final = r"^[-._a-zA-Z0-9]+$"
+_IMAGE: Final = r"^[^\s]+$"
+ABSOLUTE_PATH: Final = r"^/.+$"
+
+PATTERN_WORDS: Final = {
+    _DNS_LABEL: "lower-case letters, digits and -, with a letter or digit at both ends",
+    _DNS_SUBDOMAIN: "lower-case letters, digits, - and ., with a letter or digit at both ends",
+    _MODEL_NAME: "letters, digits and ._/:@- after a letter or digit",
+    _LABEL_KEY: "letters, digits, -, _ and ., with a letter or digit at both ends; before it perhaps a domain and /",
+    _LABEL_VALUE: "letters, digits, -, _ and . without spaces, with a letter or digit at both ends",
+    _ENV_NAME: "letters, digits and _, not with a digit in front",
+    _KEY_OF_DATA: "letters, digits, -, _ and .",
+    _IMAGE: "text without spaces",
+    ABSOLUTE_PATH: "a path that begins with /",
+}
+"""What a pattern means, for messages: few read a regular expression as fast."""
+
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=_DNS_LABEL)]
+DnsSubdomain = Annotated[str, Field(min_length=1, max_length=253, pattern=_DNS_SUBDOMAIN)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern=_MODEL_NAME)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=_LABEL_VALUE)]
+EnvName = Annotated[str, Field(min_length=1, max_length=128, pattern=_ENV_NAME)]
+SecretDataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=_KEY_OF_DATA)]
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=_IMAGE)]
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=1024)]
 

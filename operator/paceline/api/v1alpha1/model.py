@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from paceline.api.v1alpha1.base import DnsSubdomain, Model, ModelName, Path, SecretKey, named_list
+from paceline.api.v1alpha1.base import ABSOLUTE_PATH, DnsSubdomain, Model, ModelName, Path, SecretKey, named_list
 
 
 class SourceType(StrEnum):
@@ -47,8 +47,8 @@ class PersistentVolumeClaimSource(Model):
 class LocalSource(Model):
     """A folder that the engine's container already has: part of its image, or mounted by `engine.podTemplate`."""
 
-    path: Path
-    """Path of the folder as the engine sees it."""
+    path: Annotated[str, Field(max_length=1024, pattern=ABSOLUTE_PATH)]
+    """Path of the folder as the engine sees it, from the root."""
 
 
 class Source(Model):

@@ -14,8 +14,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from paceline.api.v1alpha1.arguments import MANAGED_ARGUMENTS, MANAGED_SHORT_ARGUMENTS, managed, who_sets
 from paceline.api.v1alpha1.engine import EngineSpec, EnvVar
-from paceline.api.v1alpha1.model import ModelSpec, Source, SourceType
+from paceline.api.v1alpha1.model import HuggingFaceSource, ModelSpec, Source, SourceType
 from paceline.api.v1alpha1.pools import Accelerator, Pool, PoolMode, Pools, Toleration, TolerationOperator
 from paceline.api.v1alpha1.resource import ModelDeploymentSpec
 from paceline.api.v1alpha1.routing import ColdWarmSplit, Routing, SplitMode
@@ -37,36 +38,6 @@ RESERVED_ENV: Final = (
     "LWS_GROUP_SIZE",
 )
 """Variables that Paceline sets on engines itself."""
-
-MANAGED_ARGUMENTS: Final = (
-    "host",
-    "port",
-    "model",
-    "revision",
-    "served-model-name",
-    "max-model-len",
-    "lora-modules",
-    "tensor-parallel-size",
-    "pipeline-parallel-size",
-    "data-parallel-size",
-    "enable-expert-parallel",
-    "gpu-memory-utilization",
-    "block-size",
-    "kv-transfer-config",
-    "kv-events-config",
-    "nnodes",
-    "node-rank",
-    "master-addr",
-    "headless",
-    "ssl-certfile",
-    "ssl-keyfile",
-    "ssl-ca-certs",
-    "ssl-cert-reqs",
-)
-"""Arguments of vLLM, without dashes, that follow from fields of the spec or from the pod's place in its group."""
-
-MANAGED_SHORT_ARGUMENTS: Final = ("tp", "pp", "dp")
-"""The short forms that vLLM has for some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +70,19 @@ class UpdateRule(Generic[M]):
     found: Callable[[M], str] | None = None
 
 
-def _managed(argument: str) -> bool:
-    # vLLM takes underscores for dashes.
-    name = argument.partition("=")[0].replace("_", "-")
-    if name.startswith("--"):
-        return name[2:] in MANAGED_ARGUMENTS
-    return name.startswith("-") and name[1:] in MANAGED_SHORT_ARGUMENTS
+def _no_address(model: type[M], field: str, value: Callable[[M], str | None]) -> Rule[M]:
+    return Rule(
+        model,
+        cel=f"!has(self.{field}) || !self.{field}.contains('://')",
+        message="must be the model's name, such as Qwen/Qwen3-32B, not an address",
+        holds=lambda model: "://" not in (value(model) or ""),
+        field=field,
+        found=lambda model: str(value(model)),
+    )
+
+
+def _given(value: object) -> str:
+    return "left out" if value is None else "given"
 
 
 def _source(name: str, kind: SourceType, value: Callable[[Source], object]) -> Rule[Source]:
@@ -114,7 +92,7 @@ def _source(name: str, kind: SourceType, value: Callable[[Source], object]) -> R
         message=f"must be given with type {kind}, and only then",
         holds=lambda source: (source.type is kind) == (value(source) is not None),
         field=name,
-        found=lambda source: f"type {source.type}",
+        found=lambda source: f"type {source.type}, {_given(value(source))}",
     )
 
 
@@ -125,7 +103,7 @@ def _role(name: str, mode: PoolMode, value: Callable[[Pools], Pool | None]) -> R
         message=f"must be given with mode {mode}, and only then",
         holds=lambda pools: (pools.mode is mode) == (value(pools) is not None),
         field=name,
-        found=lambda pools: f"mode {pools.mode}",
+        found=lambda pools: f"mode {pools.mode}, {_given(value(pools))}",
     )
 
 
@@ -177,6 +155,8 @@ def _cel_smallest() -> str:
 
 
 RULES: Final[tuple[Rule[Any], ...]] = (
+    _no_address(ModelSpec, "name", lambda model: model.name),
+    _no_address(HuggingFaceSource, "repository", lambda source: source.repository),
     Rule(
         Source,
         cel="self.type == 'HuggingFace' || !has(self.huggingFace)",
@@ -219,10 +199,10 @@ RULES: Final[tuple[Rule[Any], ...]] = (
             "!has(self.extraArgs) || !self.extraArgs.exists(a, a.replace('_', '-')"
             f".matches('^(--({'|'.join(MANAGED_ARGUMENTS)})|-({'|'.join(MANAGED_SHORT_ARGUMENTS)}))(=|$)'))"
         ),
-        message=f"these arguments follow from other fields: --{', --'.join(MANAGED_ARGUMENTS)}",
-        holds=lambda engine: not any(map(_managed, engine.extra_args)),
+        message=f"these arguments follow from other fields; leave out --{', --'.join(MANAGED_ARGUMENTS)}",
+        holds=lambda engine: not any(map(managed, engine.extra_args)),
         field="extraArgs",
-        found=lambda engine: ", ".join(filter(_managed, engine.extra_args)),
+        found=lambda engine: who_sets(engine.extra_args),
     ),
     Rule(
         Accelerator,
@@ -280,7 +260,7 @@ RULES: Final[tuple[Rule[Any], ...]] = (
     Rule(
         ModelDeploymentSpec,
         cel=f"!has(self.scaling.gpuBudget) || {_cel_smallest()} <= self.scaling.gpuBudget",
-        message="must be enough for minReplicas engines of every role",
+        message="must be enough for minReplicas engines of every role, each of tensor × pipeline × data accelerators",
         holds=lambda spec: spec.scaling.gpu_budget is None or _smallest(spec) <= spec.scaling.gpu_budget,
         field="scaling.gpuBudget",
         found=lambda spec: f"{spec.scaling.gpu_budget}, needed are {_smallest(spec)}",

@@ -8,7 +8,8 @@ runs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from paceline.api.v1alpha1 import PodTemplate
@@ -28,13 +29,17 @@ MERGE_KEYS: Final[Mapping[str, str]] = {
 }
 """Lists that are merged, with the field that names an entry."""
 
+QUANTITY: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
+"""Kubernetes' notation of an amount."""
+
 REPLACED: Final = frozenset({"env", "volumes"})
 """Lists whose entries are unions: merging `value` with `valueFrom`, or two kinds of volume, would make neither."""
 
 
 def merge_pod_template(built: Manifest, template: PodTemplate | None, *, path: str, source: str) -> Manifest:
     """``built`` with the user's changes. Raises SpecError, with YAML paths from ``path``, where their shapes don't
-    fit.
+    fit, and for what the API server would refuse in words that lead to no field of the user's: a container without an
+    image, which most likely is a misspelt one of ours, and amounts that are none.
     """
     if template is None:
         return built
@@ -43,6 +48,8 @@ def merge_pod_template(built: Manifest, template: PodTemplate | None, *, path: s
     for part, patch in (("metadata", template.metadata), ("spec", template.spec)):
         if patch is not None:
             result[part] = _merge_mapping(result.get(part, {}), patch, f"{path}.{part}", problems)
+    if not problems and template.spec is not None:
+        problems.extend(_of_containers(built.get("spec", {}), template.spec, f"{path}.spec"))
     if problems:
         raise SpecError(source, problems)
     return result
@@ -88,3 +95,25 @@ def _merge_named(base: list[Any], patch: Any, name: str, path: str, problems: li
         else:
             result[place] = _merge_mapping(result[place], entry, where, problems)
     return result
+
+
+def _of_containers(built: Mapping[str, Any], patch: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    """What no API server takes in the containers of ``patch``, whose shape was merged without a problem."""
+    ours = {kind: [entry["name"] for entry in built.get(kind, ())] for kind in ("containers", "initContainers")}
+    for kind, names in ours.items():
+        for index, container in enumerate(patch.get(kind) or ()):
+            where = f"{path}.{kind}[{index}]"
+            if container["name"] not in names and not container.get("image"):
+                known = f"; {', '.join(names)} is there already, and needs none" if names else ""
+                yield FieldProblem(f"{where}.image", f"is required for a container that is added{known}")
+            yield from _of_amounts(container.get("resources"), f"{where}.resources")
+
+
+def _of_amounts(resources: object, path: str) -> Iterator[FieldProblem]:
+    if not isinstance(resources, Mapping):
+        return
+    for kind in ("requests", "limits"):
+        amounts = resources.get(kind)
+        for name, amount in amounts.items() if isinstance(amounts, Mapping) else ():
+            if isinstance(amount, str) and not QUANTITY.fullmatch(amount):
+                yield FieldProblem(f"{path}.{kind}.{name}", "must be an amount such as 4Gi, 500m or 2", repr(amount))
