@@ -139,8 +139,21 @@ def test_what_can_not_be_used_is_named_with_what_is_allowed(
 
 
 def test_a_trace_of_another_format_is_refused(manifest: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert simulate(manifest, "--trace", trace) == 2
-    assert "there is no request in it that is a Mooncake request" in " ".join(capsys.readouterr().err.split())
+    assert simulate(manifest, "--trace", trace, "--trace-format", "mooncake") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "there is no request in it that is a Mooncake request" in error
+    assert error.endswith("--trace-format names others.")
+
+
+def test_a_recording_is_known_without_its_format(
+    manifest: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simulate(manifest, "--trace", trace, "--policy", "static-best", "-o", "json") == 0
+    told = capsys.readouterr().out
+    assert (
+        simulate(manifest, "--trace", trace, "--policy", "static-best", "-o", "json", "--trace-format", "paceline") == 0
+    )
+    assert json.loads(told)["policies"] == json.loads(capsys.readouterr().out)["policies"]
 
 
 def test_malformed_rows_are_counted_and_named(manifest: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

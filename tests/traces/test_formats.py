@@ -195,6 +195,18 @@ def test_a_window_of_any_format_counts_from_its_own_start(tmp_path: Path) -> Non
     assert [request.arrival_seconds for request in trace.requests] == [0.0, 60.0]
 
 
+def test_without_a_format_recordings_and_what_mooncake_published_are_told_apart(tmp_path: Path) -> None:
+    ours = lines({"arrivalSeconds": 0.0, "inputTokens": 5, "outputTokens": 6})
+    theirs = lines({"timestamp": 0, "input_length": 5, "output_length": 7, "hash_ids": [1]})
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(b"\n" + ours.encode()))
+    assert [request.output_tokens for request in read_trace(written(tmp_path, ours), None).requests] == [6]
+    assert [request.output_tokens for request in read_trace(packed, None).requests] == [6]
+    assert [request.output_tokens for request in read_trace(written(tmp_path, theirs), None).requests] == [7]
+    with pytest.raises(TraceError, match="a Mooncake request"):
+        read_trace(written(tmp_path, ""), None)
+
+
 CLIENT = {
     "data/x/chunk-0-trace.csv": '0,2,1,Gamma,1.0,0.5\n600,1,2,Weibull,0.5,0.5\n1200,0,0,,0,0\nbroken\n"a\rb\n',
     "data/x/chunk-0-dataset.json": json.dumps(

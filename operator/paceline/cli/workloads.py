@@ -33,8 +33,7 @@ _OPTIONS: Final = (
     click.option(
         "--trace-format",
         type=click.Choice(["mooncake", "azure", "burstgpt", "bailian", "servegen", "sharegpt", "paceline"]),
-        default="mooncake",
-        show_default=True,
+        help="Default: paceline for what `paceline record` wrote, mooncake for the rest.",
     ),
     click.option(
         "--rate-scale",
@@ -81,7 +80,7 @@ def read_workload(
     md: ModelDeployment,
     *,
     trace_file: Path,
-    trace_format: str,
+    trace_format: str | None,
     rate_scale: float,
     time_scale: float,
     start_minute: float,

@@ -16,18 +16,20 @@ from paceline.traces.burstgpt import read_burstgpt
 from paceline.traces.generate import ConversationShape, generate_conversations
 from paceline.traces.mooncake import read_mooncake
 from paceline.traces.record import Trace
-from paceline.traces.recording import read_recording
+from paceline.traces.recording import is_recording, read_recording
 from paceline.traces.servegen import read_servegen
 from paceline.traces.sharegpt import read_sharegpt
 
+MOONCAKE: Final = "mooncake"
+RECORDING: Final = "paceline"
 SERVEGEN: Final = "servegen"
 READERS: Final[Mapping[str, Callable[[Path], Trace]]] = {
-    "mooncake": read_mooncake,
+    MOONCAKE: read_mooncake,
     "azure": read_azure,
     "burstgpt": read_burstgpt,
     "bailian": read_bailian,
     "sharegpt": read_sharegpt,
-    "paceline": read_recording,
+    RECORDING: read_recording,
 }
 FORMATS: Final = (*READERS, SERVEGEN)
 DAY_MINUTES: Final = 1440.0
@@ -42,7 +44,7 @@ GENERATED_MINUTES: Final = 60.0
 
 def read_trace(
     path: Path,
-    kind: str,
+    kind: str | None,
     *,
     start_minute: float = 0.0,
     minutes: float | None = None,
@@ -50,7 +52,8 @@ def read_trace(
     seed: int = 0,
 ) -> Trace:
     """Read ``minutes`` of a trace, from ``start_minute`` on; all of it without ``minutes``. Names in ``GENERATED`` are
-    generated, whatever the format.
+    generated, whatever the format. Without ``kind`` a recording of Paceline's own is known by its first row, and
+    everything else is Mooncake's.
 
     ``generated_rate`` and ``seed`` are for what describes a load instead of listing it.
     Raises TraceError for a file that can't be read, ConfigError for an unknown format or an empty window.
@@ -60,6 +63,8 @@ def read_trace(
         load = 60 * (GENERATED_MINUTES if minutes is None else minutes)
         trace = _generate(str(path), 60 * start_minute + load, generated_rate, rng)
         return trace.window(start_seconds=60 * start_minute, seconds=load) if start_minute else trace
+    if kind is None:
+        kind = RECORDING if is_recording(path) else MOONCAKE
     if kind == SERVEGEN:
         return read_servegen(path).generate(
             start_seconds=60 * start_minute,

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from paceline.errors import ConfigError
 from paceline.traces.record import Trace, TraceRequest
-from paceline.traces.rows import MAX_TOKENS, Parsed, read_lines
+from paceline.traces.rows import MAX_TOKENS, Parsed, first_line, read_lines
 from paceline.unreadable import UNREADABLE
 
 
@@ -25,6 +25,19 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="came
     blocks: tuple[int, ...] = ()
     block_size: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 512
     session: str | None = None
+
+
+class _Mark(msgspec.Struct, frozen=True, rename="camel"):
+    arrival_seconds: float
+
+
+def is_recording(path: Path) -> bool:
+    """Whether the first row has the field that no other format has. Raises TraceError if there is nothing to read."""
+    try:
+        msgspec.json.decode(first_line(path), type=_Mark)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def read_recording(path: Path) -> Trace:

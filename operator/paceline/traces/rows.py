@@ -49,6 +49,11 @@ def read_csv(path: Path, columns: Sequence[str], parse: Callable[[Mapping[str, s
     return _collect(path, _csv_rows(path, columns, parse, kind), kind)
 
 
+def first_line(path: Path) -> bytes:
+    """The first line that isn't blank; empty if there is none. Raises TraceError."""
+    return next((line for _, line in _lines(path)), b"")
+
+
 def tokens(value: str, name: str) -> int:
     """A number of tokens, at least 1. Raises ValueError that says what is wrong."""
     try:
@@ -96,7 +101,7 @@ def _collect(path: Path, rows: Iterable[tuple[int, Parsed]], kind: str) -> Trace
             problems.append(RowProblem(number, parsed))
     if not requests:
         first = f" ({problems[0]})" if problems else ""
-        raise TraceError(f"{path}: there is no request in it that is {kind}{first}.")
+        raise TraceError(f"{path}: there is no request in it that is {kind}{first}. --trace-format names others.")
     ordered = in_order(requests)
     return Trace(path.name, ordered, malformed, tuple(problems))
 
