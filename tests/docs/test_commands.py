@@ -1,67 +1,28 @@
-"""Every command in the pages can be typed as it stands: subcommands, options and values of `paceline`, targets of make,
-modules and options of `python -m`, files that kubectl and helm are given."""
+"""Every command in the pages can be typed as it stands: subcommands, options and values of `paceline`, targets of
+make, modules and options of `python -m`, files that kubectl and helm are given.
+
+They are only parsed here. Those that answer in seconds without a cluster, a server, a GPU or the network are run as
+well (``test_running``).
+"""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 
 from paceline.cli import command_line
+from tests.docs.commands import PROGRAMS, commands_of, in_blocks, in_text
 from tests.docs.markdown import ROOT, Page, pages
 
-SHELLS = ("console", "bash", "sh", "")
-PROGRAMS = ("paceline", "make", "python", "kubectl", "helm")
 TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 OURS = ("tests.", "paceline", "paceline_worker")
 FOLDERS = ("manifests/", "helm/", "crds/", "tests/", "docs/")
 
 every_page = pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-
-
-def commands_of(text: str, *, prompted: bool) -> Iterator[list[str]]:
-    """Simple commands of a block, as words, of the programs that are looked at. With ``prompted`` only lines after a
-    ``$`` are commands.
-    """
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        if prompted and not line.startswith("$ "):
-            continue
-        # What stands far right of a command is a remark on it, with a # or without.
-        command = re.split(r"\s{3,}", line.removeprefix("$ ").rstrip())[0]
-        lexer = shlex.shlex(command, posix=True, punctuation_chars="|;&<>")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if not set(word) <= set("|;&<>"):
-                words.append(word)
-                continue
-            while words and re.match(r"^[A-Z_]+=", words[0]):
-                del words[0]
-            # A word in brackets is a synopsis, not a command.
-            if words and not any(word.startswith("[") for word in words):
-                words[0] = Path(words[0]).name
-                if words[0] in PROGRAMS:
-                    yield [word.removesuffix("...") for word in words]
-            words = []
-
-
-def in_blocks(page: Page) -> Iterator[list[str]]:
-    for block in page.blocks(*SHELLS):
-        prompted = block.language == "console" or re.search(r"^\$ ", block.text, re.MULTILINE) is not None
-        if prompted or block.language or block.text.startswith("paceline "):
-            yield from commands_of(block.text, prompted=prompted)
-
-
-def in_text(page: Page) -> Iterator[list[str]]:
-    for code in page.code():
-        if re.match(r"^(\S+=\S+ )*(\.venv/bin/)?(paceline|make|python -m) [a-z]", code):
-            yield from commands_of(code, prompted=False)
 
 
 def subcommand(name: str) -> click.Command:
@@ -124,6 +85,14 @@ def test_commands_in_blocks_can_be_typed(page: Page) -> None:
 def test_commands_in_the_text_exist(page: Page) -> None:
     for words in in_text(page):
         check(words, whole=False)
+
+
+def test_commands_in_the_comments_of_samples_can_be_typed() -> None:
+    comments = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml")))
+    found = list(commands_of("\n".join(re.findall(r"^#   (.*)", comments, re.MULTILINE)), prompted=False))
+    assert len(found) >= 4
+    for words in found:
+        check(words, whole=True)
 
 
 @every_page

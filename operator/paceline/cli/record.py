@@ -39,8 +39,8 @@ Examples:
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE", help="The trace."
 )
 def record(recording: Path | None, routers: tuple[str, ...], minutes: float, every: float, output: Path) -> int:
-    """Write a trace that `paceline simulate --trace FILE` and `paceline plan --trace FILE` read: of what routers are
-    asked from now on, or of RECORDING, a file that `paceline operator --record` or `paceline up --record` wrote.
+    """Write a trace, which --trace of simulate and plan reads: of what routers are asked from now on, or of RECORDING,
+    a file that `paceline operator --record` or `paceline up --record` wrote.
 
     Histograms know sizes, not prompts: nothing that users wrote is kept.
     """

@@ -26,7 +26,7 @@ def verdict(plan: Plan) -> str:
         )
         return (
             f"Nothing within the GPU budget meets the objective for {_percent(plan.objective.target)} of the requests."
-            f"{seen} Raise --max-gpus, or the objective."
+            f"{seen} Raise --max-gpus, or ask less of the objective."
         )
     return f"Cheapest that meets the objective: {describe(best)}, {best.gpu_hours:.3g} GPU-hours on this trace."
 
