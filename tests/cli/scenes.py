@@ -56,7 +56,7 @@ def ready_status(**changes: Any) -> Json:
                     "before": {"prefill": 2, "decode": 1, "both": 0},
                     "after": {"prefill": 1, "decode": 2, "both": 0},
                     "limit": "ITL",
-                    "reason": "Change 1 engine to decode. What bound it: the ITL objective.",
+                    "reason": "Change 1 engine to decode. What bound the number of engines: the ITL objective.",
                 }
             ],
         },

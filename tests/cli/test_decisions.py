@@ -36,7 +36,7 @@ RESOURCE: dict[str, Any] = {
                     "before": {"prefill": 1, "decode": 3, "both": 0},
                     "after": {"prefill": 2, "decode": 3, "both": 0},
                     "limit": "TTFT",
-                    "reason": "Start 1 engine; the aim is 2 prefill. What bound it: the TTFT objective.",
+                    "reason": "Start 1 engine; the aim is 2 prefill. What bound the number of engines: the TTFT objective.",
                 }
                 for number in (3, 2, 1)
             ],
@@ -55,7 +55,7 @@ def test_an_explanation_says_what_is_asked_for_what_hinders_and_the_last_decisio
     assert "MetricsAvailable is False: MetricsStale. The planner holds." in lines
     assert "last 2 decisions, newest first:" in lines
     assert "2026-01-03T00:00:00Z  1 prefill + 3 decode -> 2 prefill + 3 decode  (bound by TTFT)" in lines
-    assert "  What bound it: the TTFT objective." in lines
+    assert "  What bound the number of engines: the TTFT objective." in lines
     assert not any("2026-01-01" in line for line in lines)
 
 

@@ -46,7 +46,7 @@ def test_the_last_decision_is_told_with_its_reason(cluster: FakeCluster, pacelin
     ready_deployment(cluster)
     _, out, _ = paceline("status", NAME)
     assert "Last decision 3m ago: 2 prefill + 1 decode -> 1 prefill + 2 decode, bound by ITL." in out
-    assert "What bound it: the ITL objective." in out
+    assert "What bound the number of engines: the ITL objective." in out
 
 
 def test_a_deployment_that_is_not_well_begins_with_what_is_wrong_since_when_and_where_to_look(

@@ -58,7 +58,7 @@ def test_a_change_of_roles_is_told_with_the_need_that_it_goes_by() -> None:
     decision = decided(2.0, prefill=1, decode=3, waiting=60.0)
     assert decision.explanation.near.prefill > 1
     near = decision.explanation.near
-    told = f"Roles go by what comes now, waits and runs: {near.prefill} prefill and {near.decode} decode."
+    told = f"Roles go by what comes now, waits and runs, which wants {near.prefill} prefill and {near.decode} decode."
     assert told in plain_words(decision)
     unchanged = decided(2.0, prefill=1, decode=3, waiting=0.0)
     assert not any(words.startswith("Roles go by") for words in plain_words(unchanged))

@@ -37,7 +37,7 @@ def plain_words(decision: Decision) -> list[str]:
         return [_action(decision), "No request has come for as long as the deployment may idle.", *_absent(why)]
     return [
         _action(decision),
-        f"What bound it: {_LIMITS[why.bound_by]}.",
+        f"What bound the number of engines: {_LIMITS[why.bound_by]}.",
         *_seen(why),
         *_forecast(why),
         *_demands(why),
@@ -86,7 +86,7 @@ def _seen(why: Explanation) -> list[str]:
     if seen.backlog_seconds >= 1:
         lines.append(f"{seen.backlog_seconds:.0f} s of prefill work wait.")
     if seen.attainment is not None:
-        lines.append(f"{seen.attainment:.1%} of requests met the objective of late.")
+        lines.append(f"Of the latest requests {seen.attainment:.1%} met the objective.")
     if seen.correction >= 1.05:
         lines.append(f"Experience says that it takes {seen.correction:.2f} times the engines that the model asks for.")
     return lines
@@ -113,7 +113,7 @@ def _roles(decision: Decision) -> list[str]:
     """Roles may follow another need than numbers do: without it a change looks like a mistake."""
     if not decision.flips:
         return []
-    return [f"Roles go by what comes now, waits and runs: {_counts(decision.explanation.near)}."]
+    return [f"Roles go by what comes now, waits and runs, which wants {_counts(decision.explanation.near)}."]
 
 
 def _demand(demand: Demand) -> str:
