@@ -36,7 +36,9 @@ RESOURCE: dict[str, Any] = {
                     "before": {"prefill": 1, "decode": 3, "both": 0},
                     "after": {"prefill": 2, "decode": 3, "both": 0},
                     "limit": "TTFT",
-                    "reason": "Start 1 engine; the aim is 2 prefill. What bound the number of engines: the TTFT objective.",
+                    "reason": (
+                        "Start 1 engine; the aim is 2 prefill. What bound the number of engines: the TTFT objective."
+                    ),
                 }
                 for number in (3, 2, 1)
             ],
@@ -68,7 +70,10 @@ def test_a_local_run_is_explained_from_its_folder(tmp_path: Path, capsys: pytest
     assert run(["explain", "--run-dir", str(tmp_path)]) == 0
     assert "the last look:\n  Keep 2 prefill and 3 decode." in capsys.readouterr().out
     assert run(["explain", "--run-dir", str(tmp_path), "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["roles"]["decode"]["desired"] == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["roles"]["decode"]["desired"] == 3
+    assert [one["reason"] for one in document["conditions"]] == ["MetricsStale", "WithinLimits"]
+    assert document["now"] == ["Keep 2 prefill and 3 decode."]
     assert run(["explain", "--run-dir", str(tmp_path), "-o", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["roles"]["decode"]["desired"] == 3
 

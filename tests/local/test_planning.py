@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from paceline.api.conditions import Reason
 from paceline.api.v1alpha1.scaling import ScalingMode
+from paceline.api.wire import Role
 from paceline.clock import FasterClock, VirtualClock
+from paceline.local.cluster import LocalCluster
 from paceline.local.plan import with_scaling
-from paceline.local.planning import as_document, is_planned
+from paceline.local.planning import LocalPlanner, as_document, is_planned
 from paceline.simulator.cluster import Targets
 from tests.api.documents import sample
 from tests.planner.world import World, elastic, traffic
@@ -53,6 +59,24 @@ def test_what_hinders_it_is_written_down() -> None:
     world.run()
     (condition,) = as_document(world.md, world.planner, world.steps[-1])["status"]["conditions"]
     assert (condition["status"], condition["reason"]) == ("False", "MetricsUnreachable")
+
+
+def test_a_report_can_say_what_the_planner_made_of_the_engines(tmp_path: Path) -> None:
+    cluster = SimpleNamespace(plan=SimpleNamespace(wanted={"flexible": {Role.PREFILL: 1, Role.DECODE: 1}}))
+    planners = [
+        LocalPlanner(
+            with_scaling(sample("elastic"), mode), cast("LocalCluster", cluster), VirtualClock(), speed=1,
+            profile="qwen3-32b-h100-tp2", folder=tmp_path, said=lambda _: None,
+        )
+        for mode in (ScalingMode.AUTO, ScalingMode.RECOMMEND)
+    ]  # fmt: skip
+    assert [planner.changed_to() for planner in planners] == [None, None]
+    for planner in planners:
+        planner.steps.append((10.0, {Role.PREFILL: 2, Role.DECODE: 1}))
+    assert [planner.changed_to() for planner in planners] == [{Role.PREFILL: 2, Role.DECODE: 1}, None]
+    # Back to where it was: there is nothing to say.
+    planners[0].steps.append((20.0, {Role.PREFILL: 1, Role.DECODE: 1}))
+    assert planners[0].changed_to() is None
 
 
 def test_the_clock_of_faster_engines_runs_as_much_faster() -> None:

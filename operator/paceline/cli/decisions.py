@@ -48,6 +48,16 @@ def of_run(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"--run-dir: {path} is damaged: {error}.") from None
 
 
+def document_of(resource: dict[str, Any]) -> dict[str, Any]:
+    """For programs: what :func:`lines_of` says, all decisions that are kept."""
+    status = resource.get("status") or {}
+    document = {"roles": status.get("roles"), "scaling": status.get("scaling")}
+    document["conditions"] = [one for one in status.get("conditions") or () if one.get("type") in TOLD]
+    if resource.get("now"):
+        document["now"] = resource["now"]
+    return document
+
+
 def lines_of(resource: dict[str, Any], *, most: int) -> Iterator[str]:
     """The explanation, ``most`` decisions of it."""
     metadata, status = resource.get("metadata", {}), resource.get("status") or {}

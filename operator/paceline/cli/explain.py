@@ -100,12 +100,11 @@ def _resource(name: str | None, namespace: str | None, context: str | None, run_
 
 
 def _explain_scaling(resource: dict[str, Any], last: int, output: str) -> None:
-    from paceline.cli.decisions import lines_of
+    from paceline.cli.decisions import document_of, lines_of
     from paceline.cli.output import print_document
 
     if output != TABLE:
-        status = resource.get("status") or {}
-        print_document({"roles": status.get("roles"), "scaling": status.get("scaling")}, output)
+        print_document(document_of(resource), output)
         return
     for line in lines_of(resource, most=last):
         click.echo(line)

@@ -64,6 +64,7 @@ class LocalPlanner:
         for pool in cluster.plan.wanted.values():
             counts |= pool
         self.planner = DeploymentPlanner(md, counts, profile=profile)
+        self._first = dict(self.planner.counts)
         self.steps: deque[tuple[float, dict[Role, int]]] = deque(maxlen=MAX_STEPS)
         """When something changed, in seconds of the engines since the start, and the counts from then on."""
 
@@ -107,6 +108,12 @@ class LocalPlanner:
             self._recorder.write(("local", name), self.planner, step)
         self._publish(step)
         return step
+
+    def changed_to(self) -> dict[Role, int] | None:
+        """The engines that were asked for last; None if they are those of the beginning."""
+        if self.planner.mode is not ScalingMode.AUTO or not self.steps or self.steps[-1][1] == self._first:
+            return None
+        return self.steps[-1][1]
 
     def _fact(self, view: EngineView) -> EngineFact:
         ready = view.status.phase is PodPhase.READY

@@ -239,6 +239,15 @@ class _Run:
         await client.run(self._load.trace.requests)
         await self._monitor.sample()
 
+    def _engines(self) -> str:
+        """What there was to begin with, and what the planner made of it."""
+        title = self._cluster.plan.title
+        changed = None if self._planner is None else self._planner.changed_to()
+        if not changed:
+            return title
+        counts = " + ".join(f"{count} {role}" for role, count in changed.items() if count)
+        return f"{title} to begin with, {counts} at the end"
+
     def _report(self) -> SloReport | None:
         """Print the report of the load and write the files that were asked for, once."""
         sent, self._sent = self._sent, None
@@ -251,7 +260,7 @@ class _Run:
         profile = self._cluster.plan.prefill_profile
         facts = LoadFacts(
             deployment=self._md.metadata.name,
-            engines=self._cluster.plan.title,
+            engines=self._engines(),
             load=load.title,
             speed=self._options.cluster.speed,
             left_out=load.left_out,
