@@ -266,8 +266,8 @@ def router_config(speed: float, *, disaggregated: bool, **changes: object) -> wi
         deployment="chaos", namespace="default", served_names=(MODEL,), disaggregated=disaggregated,
         objective=wire.Objective(ttft_milliseconds=round(2000 / speed), itl_milliseconds=round(50 / speed)),
         engine_profile=PROFILE, engine_speed=speed, tokenizer="bytes",
-        # In the engines' time, as everything that waits for them. The machine may be too slow for the objective, and what
-        # is late is not what a scene is about.
+        # In the engines' time, as everything that waits for them. The machine may be too slow for the objective, and
+        # what is late is not what a scene is about.
         admission=wire.Admission(max_queue_seconds=max(60, round(60 / speed)), late=wire.Late.SERVE),
         timeouts=wire.Timeouts(connect_milliseconds=1000),
     )  # fmt: skip
