@@ -28,6 +28,7 @@ WITHOUT_THE_WORDS = {
     "unknown-word": 'supported values: "Disaggregated", "Aggregated"',
     "bare-off-is-a-boolean": "must be of type string",
     "name-twice": "Duplicate value",
+    "local-path-relative": "should match '^/.+$'",
     "required-field-missing": "Required value",
 }
 """Refusals that come from the schema, not from a rule: the server says them in words of its own."""
