@@ -43,7 +43,7 @@ def main() -> None:
         draft.write_text(str(sleeper.pid))
         draft.replace(child)
     if MODE == "crash":
-        print("no more of this", flush=True)
+        print("error: no more of this", flush=True)
         sys.exit(int(os.environ.get("FAKE_EXIT", "1")))
     ending = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if MODE == "stubborn" else lambda *_: ending.set())

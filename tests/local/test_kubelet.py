@@ -89,6 +89,7 @@ async def test_a_pod_that_is_killed_is_not_ready_at_once_and_starts_again_as_ano
         await until(lambda: runner.status.starts == 2 and runner.status.phase is PodPhase.READY)
         assert runner.status.start_id == "pod-0-2"
         assert runner.status.pid != first
+        assert runner.status.last_end == "ended with signal SIGKILL"
         assert runner.phases[2:4] == [PodPhase.WAITING, PodPhase.STARTING]
 
 
@@ -98,7 +99,8 @@ async def test_a_pod_that_never_gets_ready_is_given_up_with_its_last_words(pod: 
         assert runner.status.starts == 3
         assert "it never got ready in 3 starts in a row" in runner.failure
         assert "ended with exit code 1" in runner.failure
-        assert "no more of this" in runner.failure
+        assert runner.status.last_end == "ended with exit code 1 (no more of this)"
+        assert "error: no more of this" in runner.failure
         assert "pod-0.log" in runner.failure
 
 

@@ -128,7 +128,7 @@ async def test_it_says_which_engine_has_ended_and_how(tmp_path: Path) -> None:
         os.kill(emulator, signal.SIGKILL)
         told = await asyncio.to_thread(up.read_until, "is started again")
         assert "quickstart-flexible-" in told
-        assert "ended with" in told
+        assert "ended with exit code 4 (the emulator ended with SIGKILL while it was serving" in told
         up.process.send_signal(signal.SIGINT)
         assert up.process.wait(60) == 130
 

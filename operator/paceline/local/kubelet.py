@@ -23,6 +23,10 @@ from paceline.local.process import PodProcess, Program, describe_exit
 LAST_WORDS: Final = 6
 """Log lines that a message about a failed pod repeats."""
 LAST_WORDS_WIDTH: Final = 300
+ERROR_MARK: Final = "error: "
+"""How workers begin the line that says why they end."""
+ERROR_WIDTH: Final = 80
+"""Characters of it in a line on the terminal."""
 HOPELESS: Final = frozenset({ConfigError.exit_code, ConfigurationImpossible.exit_code})
 """Exit codes by which a pod says that starting it again would change nothing."""
 
@@ -181,6 +185,15 @@ class PodRunner:
         said = f" Its last words:{words}" if words else " It wrote nothing."
         return f"{self.status.name}: {self.status.reason}.{said}\n  The whole log is in {self._log.path}."
 
+    @property
+    def _last_error(self) -> str:
+        """What the pod said of its end last, in brackets; empty if that was no error."""
+        last = next(iter(self._log.last_lines(1)), "")
+        said = last.removeprefix(ERROR_MARK)
+        if said == last:
+            return ""
+        return f" ({said if len(said) <= ERROR_WIDTH else said[: ERROR_WIDTH - 1] + '…'})"
+
     async def _run(self) -> None:
         failed_starts = ends = 0
         while not self._stopping.is_set():
@@ -206,8 +219,9 @@ class PodRunner:
             if self._give_up(code, failed_starts):
                 return
             pause = self._policy.pause_seconds(ends)
-            self.status.last_end = f"ended with {describe_exit(code)}"
-            self._set(PodPhase.WAITING, f"{self.status.last_end}; starts again in {pause:.1f} s")
+            ended = f"ended with {describe_exit(code)}"
+            self.status.last_end = ended + self._last_error
+            self._set(PodPhase.WAITING, f"{ended}; starts again in {pause:.1f} s")
             await self._sleep(pause)
         self._set(PodPhase.STOPPED, "stopped")
 
