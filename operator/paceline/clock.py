@@ -1,4 +1,4 @@
-"""Time as a value that is passed in: the wall clock in production, a virtual one in tests and simulation."""
+"""Time as a value that is passed in: the wall clock in production, a virtual one in tests."""
 
 from __future__ import annotations
 

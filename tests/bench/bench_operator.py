@@ -52,7 +52,6 @@ NEWS_SECONDS = 180
 """A bound on hanging, not on speed."""
 TICKS = os.sysconf("SC_CLK_TCK")
 VERBS = ("get", "list", "watch", "create", "apply", "patch", "update", "delete")
-READS = ("get", "list", "watch")
 WRITES = ("create", "apply", "patch", "update", "delete")
 
 

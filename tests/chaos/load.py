@@ -18,7 +18,6 @@ from paceline_worker.emulator.tokens import EOS, encode, render_chat
 from paceline_worker.emulator.voice import Voice, fold
 from tests.chaos.scene import MODEL
 
-MAX_TOKENS = 4096
 LIMIT_BYTES = 1 << 20
 ANSWER_SECONDS = 300.0
 """No case takes so long: a stream that is not over then is lost."""

@@ -163,10 +163,6 @@ def test_what_is_no_engine_is_left_alone(
     assert cluster.patches == []
 
 
-def two_of_each(cluster: FakeCluster) -> None:
-    engine(cluster, "chat-d", "prefill")
-
-
 def becomes(cluster: FakeCluster, role: str) -> Callable[[], object]:
     def step() -> None:
         metadata = cluster.objects[PATH]["metadata"]

@@ -129,9 +129,6 @@ class Kube:
         query = {"labelSelector": selector} if selector else {}
         return self.items(f"/api/v1/namespaces/{namespace}/pods", **query)
 
-    def model_deployment(self, namespace: str, name: str) -> Manifest | None:
-        return self.get(model_path(namespace, name))
-
 
 def model_path(namespace: str, name: str = "") -> str:
     base = f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}"

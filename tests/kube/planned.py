@@ -13,7 +13,7 @@ from paceline.clock import WallClock
 from paceline.local.load import LoadClient, LoadOptions, RequestResult
 from paceline.traces.prompts import PromptMaker
 from paceline.traces.record import TraceRequest
-from tests.kube.client import Kube, condition
+from tests.kube.client import Kube
 from tests.kube.scene import Scene
 
 MODEL = "Qwen/Qwen3-32B"
@@ -146,7 +146,3 @@ class Watched:
         while not self._stop.wait(self._pause):
             self.most = max(self.most, self._look())
             self.looks += 1
-
-
-def ready(pod: dict[str, Any]) -> bool:
-    return bool(condition(pod, "Ready").get("status") == "True")

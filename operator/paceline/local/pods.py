@@ -8,7 +8,7 @@ meaning without a container (images, volumes, probes, resources, security contex
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -101,12 +101,6 @@ def router_program(
         flags[KEYS_FLAG] = str(tenant_keys.resolve())
     live = {LIVE_PAGE_ENV: "on", LIVE_DECISIONS_ENV: str(fleet_file.with_name(DECISIONS))}
     return Program(_with_flags(_argv(template), flags), _environment(context, variables, live))
-
-
-def engine_ports(ports: wire.EnginePorts, take: Iterable[int]) -> wire.EnginePorts:
-    """``ports`` with the numbers from ``take``, in the order of the fields."""
-    fresh = iter(take)
-    return msgspec.structs.replace(ports, **{name: next(fresh) for name in ports.__struct_fields__})
 
 
 def _variables(template: Manifest, identity: PodIdentity, context: Context) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from paceline.api import labels
@@ -55,7 +55,6 @@ class _Followed:
     slo: SloStatus | None = None
     slo_at: float = 0.0
     wellness: Finding | None = None
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class PlannerTargets:

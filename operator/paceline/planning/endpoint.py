@@ -52,8 +52,6 @@ class Endpoint:
     points: Points
     kv_capacity_tokens: int | None
     """As its metrics say; None if they don't."""
-    own_metrics: bool
-    """Whether the prefills were timed by the engine itself."""
 
 
 async def measure(
@@ -129,7 +127,7 @@ class _Probe:
             if step is not None:
                 steps.append(step)
             done += 1
-        return Endpoint(self._model, Points(tuple(prefills), tuple(steps)), room, own)
+        return Endpoint(self._model, Points(tuple(prefills), tuple(steps)), room)
 
     async def _card(self, model: str | None) -> dict[str, Any]:
         answer = await self._client.get("/v1/models")

@@ -48,7 +48,6 @@ class Fleet:
     """Share of the feasible requests that met both objectives."""
     attained_of_all: float
     """Share of all requests."""
-    ttft_held: float
     itl_held: float
     lost: int
     ttft_ms: float
@@ -113,7 +112,6 @@ def simulate(
         run=run,
         attained=attained,
         attained_of_all=float(met.both.mean()),
-        ttft_held=_share(met.ttft, judged),
         itl_held=_share(met.itl, judged),
         lost=lost,
         ttft_ms=_quantile(run.score.ttft[judged], target),

@@ -118,12 +118,8 @@ class Cluster:
 
     # -- what policies see ------------------------------------------------------------------------------------------
 
-    def of_role(self, role: Role | None, *states: PodState) -> list[Pod]:
-        """Pods of a role in any of some states, oldest first."""
-        return [pod for pod in self.pods.values() if pod.role is role and pod.state in states]
-
     def count(self, role: Role | None, *states: PodState) -> int:
-        """How many those are."""
+        """Pods of a role in any of some states."""
         return sum(pod.role is role and pod.state in states for pod in self.pods.values())
 
     @property

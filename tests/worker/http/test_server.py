@@ -224,29 +224,6 @@ async def test_a_client_that_is_gone_before_its_handler_began_leaves_nothing_beh
                 await one.rest()
 
 
-async def test_a_response_tells_when_its_client_is_gone() -> None:
-    told = asyncio.Event()
-    begun = asyncio.Event()
-    tasks: list[asyncio.Task[None]] = []
-
-    async def watch(response: Response) -> None:
-        await response.wait_disconnected()
-        told.set()
-
-    async def wait(_: Request, response: Response) -> None:
-        tasks.append(asyncio.create_task(watch(response)))
-        begun.set()
-        await asyncio.Event().wait()
-
-    async with running(wait) as server:
-        async with client(server) as one:
-            one.send(GET)
-            await begun.wait()
-        async with asyncio.timeout(10):
-            await told.wait()
-            await tasks[0]
-
-
 async def test_closing_lets_running_requests_finish_and_refuses_new_ones() -> None:
     begun, go = asyncio.Event(), asyncio.Event()
 

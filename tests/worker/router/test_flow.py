@@ -27,9 +27,6 @@ from tests.worker.router.fakes import (
     until,
 )
 
-PREFILL = wire.Role.PREFILL
-
-
 # --- how long an answer may live
 
 

@@ -310,8 +310,6 @@ class Connection(asyncio.Protocol):
 
     def _client_gone(self) -> None:
         self._release_drain()
-        if self._response is not None:
-            self._response.lost()
         if self.task is not None:
             self.task.cancel()
 

@@ -73,14 +73,13 @@ class Response:
     Once the client is gone every method does nothing; the handler is being cancelled then.
     """
 
-    __slots__ = ("_bodyless", "_chunked", "_gone", "_head", "_on_pause", "_on_resume", "_wire", "ended", "status")
+    __slots__ = ("_bodyless", "_chunked", "_head", "_on_pause", "_on_resume", "_wire", "ended", "status")
 
     def __init__(self, wire: Wire, request: Request) -> None:
         self._wire = wire
         self._bodyless = request.method == "HEAD"
         self._chunked = request.http11
         self._head = b""
-        self._gone: asyncio.Event | None = None
         self._on_pause: Callable[[], None] | None = None
         self._on_resume: Callable[[], None] | None = None
         self.status = 0
@@ -96,14 +95,6 @@ class Response:
     def is_disconnected(self) -> bool:
         """Whether the client is gone."""
         return not self._wire.writable
-
-    async def wait_disconnected(self) -> None:
-        """Return when the client is gone."""
-        if self.is_disconnected:
-            return
-        if self._gone is None:
-            self._gone = asyncio.Event()
-        await self._gone.wait()
 
     def on_backpressure(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Have ``pause`` called when the client reads too slowly, ``resume`` when its buffer is low again."""
@@ -166,11 +157,6 @@ class Response:
         """The connection says that its buffer is low again."""
         if self._on_resume is not None:
             self._on_resume()
-
-    def lost(self) -> None:
-        """The connection says that the client is gone."""
-        if self._gone is not None:
-            self._gone.set()
 
     def _set_status(self, status: int) -> None:
         if self.started:

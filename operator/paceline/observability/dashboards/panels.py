@@ -24,7 +24,7 @@ GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 PLAIN: Final[Limits] = ((None, BLUE),)
 OR_NONE: Final = " or on () vector(0)"
 """For what is not there until it happens: no panel is empty only because all is well."""
-THIRD, HALF, WHOLE = 8, 12, 24
+THIRD, HALF = 8, 12
 ROW_HEIGHT: Final = 8
 
 

@@ -43,11 +43,6 @@ class Request(NamedTuple):
     """Expected output tokens."""
 
 
-def bucket_of(tokens: float) -> int:
-    """Index of the bucket that holds ``tokens``; ``len(TOKEN_BOUNDS)`` for those above the last bound."""
-    return bisect_left(TOKEN_BOUNDS, tokens)
-
-
 def cells_from_histograms(
     uncached: Sequence[int], uncached_sum: float, cached: Sequence[int], cached_sum: float
 ) -> tuple[ArrivalCell, ...]:

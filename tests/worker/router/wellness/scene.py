@@ -15,13 +15,7 @@ import httpx
 from paceline.api import wire
 from tests.bench.stack import SERVED_NAME, running_stack
 
-TOKENS = 120
 AT_ONCE = 8
-FAULTS = (
-    ("engine-1", "repetition", "one-token"),
-    ("engine-2", "phrase", "repetition"),
-    ("engine-3", "script", "script"),
-)
 
 
 @dataclass
