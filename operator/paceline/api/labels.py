@@ -55,8 +55,9 @@ REPLICAS: Final = f"{GROUP}/replicas"
 GPU_FAULT: Final = f"{GROUP}/gpu-fault"
 """On a node on which GPUs failed engines repeatedly, where the operator is told to: nothing more is scheduled there."""
 
-# Pod readiness gate: False takes a pod out of service before its workload is scaled down.
+# Readiness gate.
 SERVING_GATE: Final = f"{GROUP}/serving"
+"""On engine pods: False takes a pod out of service before its workload is scaled down."""
 
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_FOLLOWER: Final = "engine-follower"
