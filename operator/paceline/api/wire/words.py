@@ -1,4 +1,4 @@
-"""Words that the documents of :mod:`paceline.api.wire` use, which hands them on: import them from there."""
+"""Words that the documents use."""
 
 from __future__ import annotations
 
@@ -50,3 +50,37 @@ class WatchMode(StrEnum):
     """It is told: log, metrics, status."""
     ACT = "Act"
     """It gets no more work for a while, too."""
+
+
+class Late(StrEnum):
+    """What becomes of requests that can't meet their TTFT any more."""
+
+    SERVE = "Serve"
+    LIMIT = "Limit"
+    REFUSE = "Refuse"
+
+
+class QueueOrder(StrEnum):
+    """Which waiting request goes next."""
+
+    DEADLINE = "Deadline"
+    ARRIVAL = "Arrival"
+
+
+class Media(StrEnum):
+    """Which media engines may take from a conversation."""
+
+    REFUSE = "Refuse"
+    """None that has an address, inline or not."""
+    DATA_URLS = "DataUrls"
+    """What is inline in the request."""
+    ANY = "Any"
+    """From wherever the client says: engines connect to it."""
+
+
+class SplitMode(StrEnum):
+    """Whether cold prompts have prefill engines of their own."""
+
+    DISABLED = "Disabled"
+    AUTO = "Auto"
+    FIXED = "Fixed"
