@@ -40,6 +40,7 @@ from paceline.traces.mooncake import read_mooncake
 from paceline.traces.prompts import PromptMaker
 from paceline.traces.record import Trace
 from tests.bench.stack import SERVED_NAME, Stack, running_stack
+from tests.series import total
 
 TOLERANCE = 0.10
 """Relative difference of medians and p90 up to which the two agree."""
@@ -138,8 +139,7 @@ def _seconds(times: Sequence[float | None], speed: float) -> FloatArray:
 def engine_counter(url: str, name: str) -> float:
     """A counter of an engine, over all its labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+        return total(page.read().decode(), name)
 
 
 def ratios(simulation: Side, http: Side) -> dict[str, float]:

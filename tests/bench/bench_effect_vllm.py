@@ -27,7 +27,9 @@ from pathlib import Path
 import httpx
 
 from paceline.api import wire
-from tests.bench.stack import free_ports, wait_for
+from tests.bench.stack import wait_for
+from tests.processes import free_ports
+from tests.series import total
 from tests.vllm.tiny_model import SEED, VOCABULARY, make_tokenizer
 
 MODEL = "eight-layers"
@@ -162,13 +164,9 @@ def start(processes: ExitStack, out: Path) -> tuple[list[str], str]:
 
 async def prompt_tokens(client: httpx.AsyncClient, engines: list[str]) -> tuple[float, float]:
     """Prompt tokens of all engines so far, and those of them that came out of a cache."""
-    total = {"vllm:prompt_tokens_total": 0.0, "vllm:prompt_tokens_cached_total": 0.0}
-    for engine in engines:
-        for line in (await client.get(f"{engine}/metrics")).text.splitlines():
-            name = line.partition("{")[0]
-            if name in total:
-                total[name] += float(line.rpartition(" ")[2])
-    return total["vllm:prompt_tokens_total"], total["vllm:prompt_tokens_cached_total"]
+    pages = [(await client.get(f"{engine}/metrics")).text for engine in engines]
+    asked = sum(total(page, "vllm:prompt_tokens_total") for page in pages)
+    return asked, sum(total(page, "vllm:prompt_tokens_cached_total") for page in pages)
 
 
 async def answer(client: httpx.AsyncClient, url: str, messages: list[dict[str, str]]) -> tuple[float, str]:

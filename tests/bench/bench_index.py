@@ -35,6 +35,7 @@ from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.prefixes.batches import read_batch
 from paceline_worker.router.prefixes.prompt import Prompt
 from tests.bench.peers import install
+from tests.processes import rss_bytes
 
 BLOCK = 16
 FLEETS = (64, 256, 1024)
@@ -277,15 +278,11 @@ def bytes_a_block(rng: random.Random, *, engines: int = 64, blocks: int = 8_000,
         index.join(join)
     same = tokens(rng, blocks * BLOCK)
     gc.collect()
-    before = resident()
+    before = rss_bytes(os.getpid())
     for number, cache in enumerate(caches):
         store(cache, same if number < shared else tokens(rng, blocks * BLOCK))
     gc.collect()
-    return (resident() - before) / index.entries
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return (rss_bytes(os.getpid()) - before) / index.entries
 
 
 def main() -> int:

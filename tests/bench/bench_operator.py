@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import statistics
 import sys
@@ -43,6 +42,7 @@ from tests.kube.kubelet import Kubelet
 from tests.kube.operators import Operator, running
 from tests.kube.scene import small
 from tests.kube.testbed import TestBed
+from tests.processes import cpu_seconds, rss_bytes
 
 PER_NAMESPACE = 25
 ENGINES = 8
@@ -50,7 +50,6 @@ RESYNC_SECONDS = 60
 FOLLOWED = 5
 NEWS_SECONDS = 180
 """A bound on hanging, not on speed."""
-TICKS = os.sysconf("SC_CLK_TCK")
 VERBS = ("get", "list", "watch", "create", "apply", "patch", "update", "delete")
 WRITES = ("create", "apply", "patch", "update", "delete")
 
@@ -79,9 +78,7 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Usage:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return cls((int(fields[11]) + int(fields[12])) / TICKS, pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        return cls(cpu_seconds(pid), rss_bytes(pid) / 2**20)
 
 
 class Requests:

@@ -28,7 +28,8 @@ from typing import Any
 
 from paceline.api import wire
 from tests.bench.peers import install, peers
-from tests.bench.stack import free_ports, wait_for
+from tests.bench.stack import wait_for
+from tests.processes import free_ports
 
 ENGINES = 4
 CONNECTIONS = 32

@@ -24,6 +24,7 @@ import uvloop
 
 from paceline.api import wire
 from tests.bench.stack import SERVED_NAME, Stack, running_stack
+from tests.series import series
 
 PROFILE = "qwen3-32b-h200-tp2"
 ENGINES = 4
@@ -109,11 +110,8 @@ async def run(stack: Stack, given: argparse.Namespace) -> dict[str, object]:
             (await client.post(f"{url}/emulator/faults", json={})).raise_for_status()
         await asyncio.gather(*tasks)
         page = (await client.get(f"{stack.admin_url}/metrics")).text
-    hedges = {
-        line.partition("{")[2].partition("}")[0]: int(float(line.rpartition(" ")[2]))
-        for line in page.splitlines()
-        if line.startswith("paceline_router_hedges_total{")
-    }
+    counted = series(page, "paceline_router_hedges_total")
+    hedges = {f"{labels['stage']} {labels['outcome']}": int(value) for labels, value in counted}
     milliseconds = [1000 * given.speed * value for value in seen.ttft]
     return {
         "requests": len(milliseconds),

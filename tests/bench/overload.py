@@ -20,7 +20,8 @@ from pathlib import Path
 import uvloop
 
 from paceline.api.wire import Late
-from tests.bench.stack import ITL_MILLISECONDS, TTFT_MILLISECONDS, Stack, cpu_seconds, running_stack
+from tests.bench.stack import ITL_MILLISECONDS, TTFT_MILLISECONDS, Stack, running_stack
+from tests.processes import cpu_seconds
 from tests.simulator.test_overload import CAPACITY, OUTPUT_TOKENS, PROMPT_TOKENS, goodput
 
 TIMES = (0.5, 0.9, 1.0, 1.5, 2.0, 4.0, 10.0)

@@ -25,7 +25,9 @@ from typing import Any
 import aiohttp
 
 from paceline.api import wire
-from tests.bench.stack import cpu_seconds, free_ports, rss_bytes, wait_for
+from paceline.local.files import replace
+from tests.bench.stack import wait_for
+from tests.processes import cpu_seconds, free_ports, rss_bytes
 
 MODEL = "soak"
 NAME_BITS = 2**60 - 1
@@ -111,9 +113,7 @@ class Soak:
     def publish(self, *, without: EmulatedEngine | None = None) -> None:
         self.version += 1
         endpoints = tuple(engine.endpoint for engine in self.engines if engine is not without)
-        draft = self.fleet_file.with_suffix(".new")
-        draft.write_bytes(wire.encode(wire.Fleet(version=self.version, engines=endpoints)))
-        draft.replace(self.fleet_file)
+        replace(self.fleet_file, wire.encode(wire.Fleet(version=self.version, engines=endpoints)))
 
     def start_router(self) -> None:
         port, admin = free_ports(2)

@@ -22,7 +22,9 @@ from pathlib import Path
 import aiohttp
 
 from paceline.api.wire import Late
-from tests.bench.stack import SERVED_NAME, Stack, cpu_seconds, rss_bytes, running_stack
+from tests.bench.stack import SERVED_NAME, Stack, running_stack
+from tests.processes import cpu_seconds, rss_bytes
+from tests.series import total
 
 SAMPLE_SECONDS = 2.0
 SETTLE_SECONDS = 8.0
@@ -99,9 +101,9 @@ async def look(session: aiohttp.ClientSession, stack: Stack, began: float) -> Sa
     """One sample."""
     async with session.get(f"{stack.admin_url}/metrics") as answer:
         page = await answer.text()
-    tasks = next(line for line in page.splitlines() if line.startswith("paceline_router_tasks "))
+    tasks = total(page, "paceline_router_tasks")
     files = len(os.listdir(f"/proc/{stack.router_pid}/fd"))
-    return Sample(time.monotonic() - began, rss_bytes(stack.router_pid), files, int(float(tasks.split()[1])))
+    return Sample(time.monotonic() - began, rss_bytes(stack.router_pid), files, int(tasks))
 
 
 def slope_per_minute(samples: list[Sample], of: Callable[[Sample], float]) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.api import wire
+from tests.processes import free_ports
 
 SERVED_NAME = "bench"
 TTFT_MILLISECONDS = 2000
@@ -35,27 +35,6 @@ class Stack:
     admin_url: str
     router_pid: int
     engine_urls: tuple[str, ...]
-
-
-def free_ports(count: int) -> list[int]:
-    """``count`` different TCP ports that were free on loopback a moment ago."""
-    with ExitStack() as sockets:
-        held = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process, from /proc."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process since it started, from /proc."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], *, seconds: float = 30.0) -> None:

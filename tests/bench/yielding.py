@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.stack import Stack, running_stack
+from tests.series import total
 
 PROFILE = "qwen3-32b-h200-tp2"
 ENGINES = 2
@@ -58,9 +59,7 @@ async def one(port: int, number: int, tokens: int, priority: int, begun: asyncio
 def pauses(stack: Stack) -> int:
     """That ended with the stream going on, so far."""
     with urllib.request.urlopen(f"{stack.admin_url}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    name = 'paceline_router_yields_total{outcome="resumed"} '
-    return next(round(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+        return round(total(page.read().decode(), "paceline_router_yields_total", outcome="resumed"))
 
 
 async def measure(stack: Stack, *, gives_way: bool) -> dict[str, object]:

@@ -112,8 +112,8 @@ async def spoiled(
             "case": case, "seconds": seconds, "streams": streams, "seed": seed, "speed": speed, **seen.summary(),
             "completed_meanwhile": during,
             "broken_by_the_network": sum(engine.network.broken for engine in one.engines),
-            "resumed": await one.metric('paceline_router_resumes_total{outcome="ok"'),
-            "prefills_failed": await one.metric('paceline_router_remote_prefill_total{outcome="failed"'),
+            "resumed": await one.metric("paceline_router_resumes_total", outcome="ok"),
+            "prefills_failed": await one.metric("paceline_router_remote_prefill_total", outcome="failed"),
         }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ async def killing(
             engine.signal(signal.SIGKILL)
             killed.append(engine.name)
         await load
-        resumed = await one.metric('paceline_router_resumes_total{outcome="ok"')
+        resumed = await one.metric("paceline_router_resumes_total", outcome="ok")
         retried = await one.metric("paceline_router_retries_total")
         return {
             "case": "kills", "seconds": seconds, "streams": streams, "seed": seed, "speed": speed,

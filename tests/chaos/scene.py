@@ -20,8 +20,10 @@ import httpx
 import msgspec
 
 from paceline.api import wire
-from tests.bench.stack import free_ports
+from paceline.local.files import replace
 from tests.chaos.proxy import FaultProxy
+from tests.processes import free_ports
+from tests.series import total
 
 MODEL = "chaos"
 PROFILE = "qwen3-32b-h200-tp2"
@@ -190,9 +192,7 @@ class Scene:
         """Tell the routers how the fleet is."""
         self._version += 1
         fleet = wire.Fleet(version=self._version, engines=tuple(one.endpoint for one in self.engines))
-        new = self.fleet_file.with_suffix(".new")
-        new.write_bytes(wire.encode(fleet))
-        new.rename(self.fleet_file)
+        replace(self.fleet_file, wire.encode(fleet))
 
     async def answers(self, url: str) -> bool:
         """Whether a server says 200."""
@@ -218,10 +218,9 @@ class Scene:
         answer = await self.client.post(f"{engine.url}/emulator/faults", json=settings)
         assert answer.status_code == 200, answer.text
 
-    async def metric(self, name: str, router: Router | None = None) -> float:
-        """Sum over all labels of a router's metric. ``name`` may go on with labels: ``x_total{outcome="ok"``."""
-        page = (await self.client.get(f"{(router or self.router).admin}/metrics")).text
-        return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(name))
+    async def metric(self, name: str, **labels: str) -> float:
+        """Of the first router, over all other labels."""
+        return total((await self.client.get(f"{self.router.admin}/metrics")).text, name, **labels)
 
     async def start(self) -> None:
         for engine in self.engines:

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from tests.contract.engines import Engine
+from tests.processes import free_ports
 
 START_SECONDS = 30.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on; all held open while choosing, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.series import total
 
 Json = dict[str, Any]
 
@@ -109,13 +110,8 @@ async def metrics(engine: Engine) -> dict[str, tuple[str, list[tuple[str, dict[s
 
 async def metric(engine: Engine, sample: str, **labels: str) -> float:
     """Sum of the samples of one name whose labels include ``labels``; 0 when there is none."""
-    families = await metrics(engine)
-    return sum(
-        value
-        for _, samples in families.values()
-        for name, found, value in samples
-        if name == sample and labels.items() <= found.items()
-    )
+    async with client(engine) as http:
+        return total((await http.get("/metrics")).text, sample, **labels)
 
 
 async def grown(
@@ -139,14 +135,6 @@ async def idle(engine: Engine, seconds: float = 30.0) -> None:
         # The engine is another process: there is no event to await.
         while await metric(engine, "vllm:num_requests_running") + await metric(engine, "vllm:num_requests_waiting"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-
-
-def closed_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from tests.contract.engines import (
     Engines,
     Json,
     client,
-    closed_port,
     complete,
     grown,
     idle,
@@ -33,6 +32,7 @@ from tests.contract.engines import (
     subscription,
     tokens_of,
 )
+from tests.processes import free_ports
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it does so again. "
 
@@ -405,7 +405,7 @@ class DisaggregationContract:
         prompt = fresh(3, engines)
         body = greedy(engines, prompt, 12)
         first = await complete(engines.a, body | {"max_tokens": 1, "kv_transfer_params": REMOTE_DECODE})
-        gone = first["kv_transfer_params"] | {"remote_engine_id": str(uuid4()), "remote_port": closed_port()}
+        gone = first["kv_transfer_params"] | {"remote_engine_id": str(uuid4()), "remote_port": free_ports(1)[0]}
         computed = await complete(engines.b, body | {"kv_transfer_params": gone})
         alone = await complete(engines.b, greedy(engines, prompt, 12, cache_salt=uuid4().hex))
         assert computed["choices"][0]["token_ids"] == alone["choices"][0]["token_ids"]

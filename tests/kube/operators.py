@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import httpx
 
 from tests.api.documents import ROOT
 from tests.kube.prefork import Forked, Prefork
+from tests.series import series, total
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -34,15 +34,14 @@ class Operator:
 
     def series(self, name: str) -> list[tuple[dict[str, str], float]]:
         """Every series of that name, as of one moment."""
-        text = httpx.get(f"http://{self.address}/metrics", timeout=5, trust_env=False).text
-        found = (re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line) for line in text.splitlines())
-        return [(dict(re.findall(r'(\w+)="([^"]*)"', one[1] or "")), float(one[2])) for one in found if one]
+        return series(self._page(), name)
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the series of that name whose labels are among those given."""
-        return sum(
-            value for have, value in self.series(name) if all(have.get(key) == wanted for key, wanted in labels.items())
-        )
+        return total(self._page(), name, **labels)
+
+    def _page(self) -> str:
+        return httpx.get(f"http://{self.address}/metrics", timeout=5, trust_env=False).text
 
     def requests(self, *verbs: str) -> float:
         """Requests to the API server so far, by verb."""

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import yaml
 
+from paceline.local.files import replace
 from tests.api.documents import ROOT
 
 if TYPE_CHECKING:
@@ -197,9 +198,7 @@ def _put(file: Path, content: bytes | None) -> None:
     if content is None:
         file.unlink(missing_ok=True)
     elif not file.exists() or file.read_bytes() != content:
-        fresh = file.with_name(f".{file.name}.new")
-        fresh.write_bytes(content)
-        fresh.replace(file)
+        replace(file, content)
 
 
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:

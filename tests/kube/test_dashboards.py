@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from paceline.api.v1alpha1.load import from_manifest
+from paceline.local.files import replace
 from paceline.observability.dashboards import DASHBOARDS
 from paceline.policy.resources.pod_monitor import pod_monitors
 from tests.kube.client import Kube, Manifest
@@ -73,9 +74,7 @@ def test_every_query_of_every_panel_has_an_answer(
     file = tmp_path / "targets.json"
 
     def write(operator: Operator) -> None:
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(found(scene, operator)))
-        draft.replace(file)
+        replace(file, json.dumps(found(scene, operator)).encode())
 
     file.write_text("[]")
     with scraping(tmp_path, file) as prometheus:

@@ -22,8 +22,10 @@ from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.local.table import starting_line, starting_page
 from paceline.policy.lifecycle.orders import Orders
-from tests.local.support import alive, fake_pod, until
+from tests.local.support import fake_pod
 from tests.local.test_table import text
+from tests.processes import is_running
+from tests.waiting import until
 
 P, D = wire.Role.PREFILL, wire.Role.DECODE
 
@@ -232,7 +234,7 @@ async def test_an_engine_that_goes_is_told_first_then_stopped_and_the_one_that_w
         setting.cluster.obey(Orders({P: 1, D: 1}, keeps_roles=True, leaving=frozenset({one})))
         assert setting.fleet()[one].state is wire.EngineState.DRAINING
         await until(lambda: one not in setting.fleet())
-        assert not alive(pid or 0)
+        assert not is_running(pid or 0)
         assert sorted(setting.ready().values()) == [D, P]
 
 
@@ -250,7 +252,7 @@ async def test_a_stop_leaves_no_process(make: Make) -> None:
         await setting.up()
         pids = [view.status.pid or 0 for view in setting.cluster.engines] + [setting.cluster.router.pid or 0]
         await setting.cluster.stop()
-        assert not any(map(alive, pids))
+        assert not any(map(is_running, pids))
 
 
 async def test_the_page_of_a_starting_cluster_says_what_it_waits_for(make: Make) -> None:

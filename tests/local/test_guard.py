@@ -13,7 +13,9 @@ import pytest
 
 from paceline.local.guard import Guard
 from paceline.local.guardian import MAX_GROUPS, kill_groups, start_time, watch
-from tests.local.support import FAKE_POD, alive, until
+from tests.local.support import FAKE_POD
+from tests.processes import is_running
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -52,7 +54,7 @@ async def family(folder: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes], i
         await until((folder / "pids").exists)
         guardian, *pods = map(int, (folder / "pids").read_text().split())
         children = [int((folder / f"child{number}").read_text()) for number in range(2)]
-        assert all(map(alive, (guardian, *pods, *children)))
+        assert all(map(is_running, (guardian, *pods, *children)))
         yield parent, guardian, pods, children
     finally:
         parent.kill()
@@ -62,14 +64,14 @@ async def family(folder: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes], i
 async def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
     async with family(tmp_path) as (parent, guardian, pods, children):
         os.kill(parent.pid, signal.SIGKILL)
-        await until(lambda: not any(map(alive, (*pods, *children, guardian))))
+        await until(lambda: not any(map(is_running, (*pods, *children, guardian))))
 
 
 async def test_nothing_is_left_when_a_pod_and_then_the_parent_are_killed(tmp_path: Path) -> None:
     async with family(tmp_path) as (parent, guardian, pods, children):
         os.kill(pods[0], signal.SIGKILL)
         os.kill(parent.pid, signal.SIGKILL)
-        await until(lambda: not any(map(alive, (*pods, *children, guardian))))
+        await until(lambda: not any(map(is_running, (*pods, *children, guardian))))
 
 
 async def test_a_guardian_that_is_killed_is_replaced_and_the_new_one_knows_all_pods(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ async def test_a_guardian_that_is_killed_is_replaced_and_the_new_one_knows_all_p
             os.kill(first, signal.SIGKILL)
             await until(lambda: guard.guardian_pid != first)
             keeping.cancel()
-            assert alive(leader.pid)
+            assert is_running(leader.pid)
         assert leader.wait(10) == -signal.SIGKILL
     finally:
         leader.kill()
@@ -95,7 +97,7 @@ async def test_a_guardian_that_is_killed_is_noticed_at_the_next_pod_too() -> Non
         first = guard.guardian_pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        await until(lambda: not alive(first))
+        await until(lambda: not is_running(first))
         guard.register(os.getpid())
         guard.forget(os.getpid())
         assert guard.guardian_pid != first

@@ -17,7 +17,9 @@ from paceline.local.kubelet import Launch, PodPhase, PodRunner, Readiness, Resta
 from paceline.local.logs import PodLog
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
-from tests.local.support import alive, fake_pod, until
+from tests.local.support import fake_pod
+from tests.processes import is_running
+from tests.waiting import until
 
 FAST = RestartPolicy(
     30.0, first_pause_seconds=0.01, longest_pause_seconds=0.02, starting_poll_seconds=0.02, ready_poll_seconds=0.02
@@ -110,7 +112,7 @@ async def test_a_pod_that_is_not_ready_in_time_is_killed(pod: Start) -> None:
         await until(lambda: runner.status.starts == 1)
         pid = runner.status.pid
         await until(lambda: runner.status.phase is PodPhase.FAILED)
-        assert not alive(pid)
+        assert not is_running(pid)
         assert "it never got ready in the start" in runner.failure
         assert "it has 0.2 s for each" in runner.failure
 
@@ -128,7 +130,7 @@ async def test_a_pod_that_does_not_go_is_killed_with_its_children(pod: Start, tm
         await until(lambda: runner.status.phase is PodPhase.READY)
         pids = [runner.status.pid, int(note.read_text())]
         await runner.stop(0.05)
-        await until(lambda: not any(map(alive, pids)))
+        await until(lambda: not any(map(is_running, pids)))
 
 
 async def test_a_kill_ends_a_stop_that_waits(pod: Start) -> None:

@@ -11,7 +11,9 @@ from paceline.errors import LocalRuntimeError
 from paceline.local.guard import Guard
 from paceline.local.logs import PodLog
 from paceline.local.process import PodProcess, Program, describe_exit
-from tests.local.support import alive, fake_pod, python, until
+from tests.local.support import fake_pod, python
+from tests.processes import is_running
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -58,10 +60,10 @@ async def test_children_of_a_leader_that_is_killed_are_killed_too(guard: Guard, 
     process = PodProcess.start(fake_pod(FAKE_MODE="mute", FAKE_CHILD=str(note)), log, guard)
     await until(note.exists)
     child = int(note.read_text())
-    assert alive(child)
+    assert is_running(child)
     os.kill(process.pid, signal.SIGKILL)
     assert await process.exited == -signal.SIGKILL
-    await until(lambda: not alive(child))
+    await until(lambda: not is_running(child))
 
 
 async def test_an_exit_is_seen_while_somebody_else_holds_the_output_open(guard: Guard, log: PodLog) -> None:

@@ -29,7 +29,7 @@ from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.traces.prompts import PromptMaker
 from paceline.traces.record import TraceRequest
-from tests.local.support import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

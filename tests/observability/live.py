@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.bench.stack import free_ports
 from tests.observability.promtool import RULES
+from tests.processes import free_ports
 from tests.programs import ROOT, prometheus
 
 NAMESPACE, DEPLOYMENT = "default", "quickstart"

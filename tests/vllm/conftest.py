@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from paceline.api import wire
-from tests.contract.emulated import free_ports
+from tests.processes import free_ports
 from tests.vllm import tiny_model
 from tests.vllm.engines import MAX_MODEL_LEN, MODEL, EnginePair, EngineProcess, RouterProcess
 

@@ -14,11 +14,12 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.api import wire
-from tests.contract.emulated import free_ports
+from paceline.local.files import replace
 from tests.contract.engines import FAILED, REMOTE_DECODE, TRANSFERRED, Engine
+from tests.processes import free_ports
+from tests.series import total
 
 MODEL: Final = "tiny"
 BLOCK_SIZE: Final = 32
@@ -231,14 +232,8 @@ def _complete(engine: EngineProcess, body: dict[str, Any]) -> dict[str, Any]:
 
 def _transfers(engine: EngineProcess) -> tuple[float, float]:
     """Prompt tokens that came from another engine, and transfers that failed, since it started."""
-    tokens = failed = 0.0
-    for family in text_string_to_metric_families(httpx.get(f"{engine.api}/metrics", trust_env=False, timeout=180).text):
-        for sample in family.samples:
-            if sample.name == TRANSFERRED and sample.labels["source"] == "external_kv_transfer":
-                tokens += sample.value
-            elif sample.name == FAILED:
-                failed += sample.value
-    return tokens, failed
+    page = httpx.get(f"{engine.api}/metrics", trust_env=False, timeout=180).text
+    return total(page, TRANSFERRED, source="external_kv_transfer"), total(page, FAILED)
 
 
 @dataclass
@@ -254,9 +249,7 @@ class RouterProcess:
     def assign(self, *engines: wire.EngineEndpoint) -> None:
         """Replace the fleet, and wait until the router has taken it."""
         self.version += 1
-        draft = self.fleet_file.with_suffix(".draft")
-        draft.write_bytes(wire.encode(wire.Fleet(version=self.version, engines=engines)))
-        draft.replace(self.fleet_file)
+        replace(self.fleet_file, wire.encode(wire.Fleet(version=self.version, engines=engines)))
         while self._taken() != self.version or httpx.get(f"{self.admin}/readyz", trust_env=False).status_code != 200:
             assert self.process.poll() is None, "the router ended"
             time.sleep(0.05)

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.api import wire
+from tests.series import series
 from tests.vllm.engines import MODEL, EnginePair, RouterProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -71,12 +71,7 @@ async def test_streams_whose_engine_is_killed_come_out_as_if_nothing_had_happene
         page = (await http.get(f"{router_process.admin}/metrics")).text
     assert all(one["answer"] == TOKENS and one["reason"] == "length" for one in whole)
     assert broken == whole
-    outcomes = {
-        sample.labels["outcome"]: sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == "paceline_router_resumes_total"
-    }
+    outcomes = {labels["outcome"]: value for labels, value in series(page, "paceline_router_resumes_total")}
     # Each went on once, and more than once where the other engine was slow enough to be given up for a moment.
     assert outcomes.pop("ok") >= len(asked)
     assert not any(outcomes.values())

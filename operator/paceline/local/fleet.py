@@ -4,11 +4,10 @@ cluster.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from paceline.api import wire
-from paceline.errors import LocalRuntimeError
+from paceline.local.files import replace
 
 
 class FleetFile:
@@ -32,11 +31,6 @@ class FleetFile:
             return False
         version = 1 if self._fleet is None else self._fleet.version + 1
         fleet = wire.Fleet(version=version, engines=engines)
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(wire.encode(fleet))
-            draft.replace(self.path)
-        except OSError as error:
-            raise LocalRuntimeError(f"Can't write {self.path}: {error.strerror}.") from None
+        replace(self.path, wire.encode(fleet))
         self._fleet = fleet
         return True

@@ -17,8 +17,8 @@ from paceline.api.v1alpha1 import ModelDeployment
 from paceline.api.v1alpha1.scaling import ScalingMode
 from paceline.api.wire import EngineState, Role
 from paceline.clock import Clock, FasterClock
-from paceline.errors import LocalRuntimeError
 from paceline.local.cluster import EngineView, LocalCluster
+from paceline.local.files import replace
 from paceline.local.kubelet import PodPhase
 from paceline.local.pods import LOOPBACK
 from paceline.planner.deployment import DeploymentPlanner, Step
@@ -127,12 +127,7 @@ class LocalPlanner:
     def _publish(self, step: Step) -> None:
         """For ``paceline explain``."""
         document = as_document(self._md, self.planner, step)
-        draft = self._folder / f".{FILE}"
-        try:
-            draft.write_text(json.dumps(document, indent=2))
-            draft.replace(self._folder / FILE)
-        except OSError as error:
-            raise LocalRuntimeError(f"Can't write {self._folder / FILE}: {error.strerror}.") from None
+        replace(self._folder / FILE, json.dumps(document, indent=2).encode())
 
 
 def is_planned(md: ModelDeployment, *, profile: str | None, fixed: bool) -> bool:

@@ -5,14 +5,13 @@ cluster, with the same labels. So dashboards and rules work on ``paceline up`` a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from paceline.api import labels
-from paceline.errors import LocalRuntimeError
+from paceline.local.files import replace
 
 FILE: Final = "prometheus-targets.json"
 
@@ -44,12 +43,7 @@ class TargetsFile:
         document = json.dumps(groups, indent=1).encode()
         if document == self._written:
             return
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(document)
-            draft.replace(self._path)
-        except OSError as error:
-            raise LocalRuntimeError(f"Can't write {self._path}: {error.strerror}.") from None
+        replace(self._path, document)
         self._written = document
 
     def _labels(self, target: Target) -> dict[str, str]:

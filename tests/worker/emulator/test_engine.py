@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from paceline_worker.emulator.generation import Generation
 from paceline_worker.emulator.metrics import Metrics
 from paceline_worker.emulator.options import parse
 from paceline_worker.emulator.transfer import BlockSource
+from tests.waiting import until
 from tests.worker.emulator.building import plan
 
 REMOTE_DECODE = {"do_remote_decode": True}
@@ -85,13 +86,6 @@ async def running(*flags: str) -> AsyncIterator[Running]:
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
         await source.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks run until something is so."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  the engine model has no events, and yielding costs no time
-            await asyncio.sleep(0)
 
 
 async def test_the_same_prompt_gives_the_same_tokens_alone_or_in_a_crowd() -> None:

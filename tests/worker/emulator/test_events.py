@@ -16,7 +16,7 @@ from paceline.policy.engine.blockcache import Cleared, Removed, Stored, Tier
 from paceline_worker.emulator import events as events_module
 from paceline_worker.emulator.events import END_OF_REPLAY, Publisher
 from paceline_worker.emulator.options import KvEvents
-from tests.contract.emulated import free_ports
+from tests.processes import free_ports
 from tests.worker.emulator.building import generation
 
 

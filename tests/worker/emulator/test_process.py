@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.contract.emulated import emulator, free_ports, wait_until_healthy
+from tests.contract.emulated import emulator, wait_until_healthy
 from tests.contract.engines import Engine, client, complete, idle, metric, stream
+from tests.processes import free_ports
 
 COMMAND = (sys.executable, "-m", "paceline_worker.emulator", "--host", "127.0.0.1")
 BODY = {"model": "emulated", "prompt": "hello", "max_tokens": 5, "ignore_eos": True}

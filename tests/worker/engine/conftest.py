@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from paceline.api import wire
-from tests.worker.engine.support import FAKE_VLLM, Program, Start, engine_config, free_ports
+from tests.processes import free_ports
+from tests.worker.engine.support import FAKE_VLLM, Program, Start, engine_config
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +34,6 @@ def engine_settings(group: NodeGroup | None = None, **changes: Any) -> Settings:
     """Settings around :func:`engine_config`."""
     pod = Pod(name="chat-engine-0", namespace="prod", ip="10.0.0.7")
     return Settings(config=engine_config(**changes), pod=pod, group=group or NodeGroup(), backend=Backend.VLLM)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 @dataclass
@@ -96,21 +86,6 @@ class Program:
     def descendants(self) -> list[int]:
         """Ids of the fake vLLM and of its child."""
         return [int(pid) for pid in self.pids_file.read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is not a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return text[text.rindex(")") + 2] != "Z"
-
-
-async def gone(pids: list[int]) -> None:
-    """Wait until none of them runs."""
-    while any(is_running(pid) for pid in pids):  # noqa: ASYNC110  # nobody tells of the end of a process not one's own
-        await asyncio.sleep(0.02)
 
 
 Start = Callable[..., Awaitable[Program]]

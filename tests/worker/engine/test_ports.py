@@ -9,7 +9,8 @@ import pytest
 from paceline.api import wire
 from paceline.errors import EngineError
 from paceline_worker.engine.ports import check_ports, needed_ports
-from tests.worker.engine.support import engine_config, free_ports
+from tests.processes import free_ports
+from tests.worker.engine.support import engine_config
 
 
 def test_every_data_parallel_rank_of_the_pod_has_ports_of_its_own():

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from paceline.api import wire
+from paceline.local.files import replace
 from paceline.policy.routing.fleet import NominalModel
 from paceline_worker.http.headers import JSON
 from paceline_worker.http.server import Limits, Request, Response, Server, serve
@@ -209,20 +210,6 @@ class Bench:
         """Whether no work is accounted to any engine and nothing waits."""
         loads = [(e.running, e.prefilling, e.context_tokens, e.backlog_seconds) for e in self.router.fleet]
         return self.router.gate.waiting == 0 and all(load == (0, 0, 0, 0.0) for load in loads)
-
-
-def replace(path: Path, document: bytes) -> None:
-    """Replace a file atomically."""
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(document)
-    temporary.replace(path)
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    """Return once something that has no event of its own is true."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what has no event
-            await asyncio.sleep(0.005)
 
 
 def config(**changes: Any) -> wire.RouterConfig:

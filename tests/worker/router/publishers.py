@@ -12,7 +12,7 @@ import zmq.asyncio
 
 from paceline.policy.routing.kv_events import BlockStored, Event
 from paceline_worker.router.prefixes.batches import END_OF_REPLAY
-from tests.contract.emulated import free_ports
+from tests.processes import free_ports
 
 SIZE = 4
 """Tokens a block."""

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from paceline.api import wire
-from tests.worker.router.fakes import LONG, MODEL, Bench, FakeEngine, bench, hang, status, until
+from tests.waiting import until
+from tests.worker.router.fakes import LONG, MODEL, Bench, FakeEngine, bench, hang, status
 from tests.worker.router.publishers import SIZE, FakePublisher, stored
 
 BOTH = wire.Role.BOTH

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from paceline.api import wire
+from paceline.local.files import replace
 from paceline_worker.router.fleet import Engine, Lease
 from paceline_worker.router.health import FAILURES_TO_EJECT, LONGEST_BACKOFF_SECONDS, Health
 from paceline_worker.router.load import Load, read_load
-from tests.worker.router.fakes import FakeEngine, bench, hang, replace, status, until
+from tests.waiting import until
+from tests.worker.router.fakes import FakeEngine, bench, hang, status
 
 PAGE = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge

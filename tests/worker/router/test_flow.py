@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from paceline.api import wire
+from tests.waiting import until
 from tests.worker.router.fakes import (
     DONE,
     KV,
@@ -24,7 +25,6 @@ from tests.worker.router.fakes import (
     status,
     stream_of,
     stream_then_hang,
-    until,
 )
 
 # --- how long an answer may live

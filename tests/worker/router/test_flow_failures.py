@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paceline.api import wire
+from tests.waiting import until
 from tests.worker.router.fakes import (
     DONE,
     LONG,
@@ -21,7 +22,6 @@ from tests.worker.router.fakes import (
     status,
     stream_of,
     stream_then_hang,
-    until,
 )
 
 PREFILL = wire.Role.PREFILL

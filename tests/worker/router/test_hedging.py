@@ -20,6 +20,7 @@ from paceline_worker.http.headers import JSON
 from paceline_worker.http.server import Request, Response
 from paceline_worker.router.health import FAILURES_TO_EJECT, Health
 from tests.bench.stack import SERVED_NAME, running_stack
+from tests.waiting import until
 from tests.worker.router.fakes import (
     DONE,
     EVENT_STREAM,
@@ -33,7 +34,6 @@ from tests.worker.router.fakes import (
     event,
     hang,
     status,
-    until,
 )
 
 HEDGING = wire.Hedging(after_milliseconds=200, max_percent=50)

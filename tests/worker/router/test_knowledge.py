@@ -22,8 +22,8 @@ from paceline_worker.router.prefixes import subscription as subscription_module
 from paceline_worker.router.prefixes.knowledge import Knowledge, Mode, Settings, tier_weights
 from paceline_worker.router.prefixes.prompt import Prompt
 from paceline_worker.router.prefixes.subscription import Noted
-from tests.contract.emulated import free_ports
-from tests.worker.router.fakes import until
+from tests.processes import free_ports
+from tests.waiting import until
 from tests.worker.router.publishers import SIZE, FakePublisher, stored
 
 TOKENS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]

@@ -18,15 +18,10 @@ import pytest
 from paceline.api import wire
 from paceline.errors import ConfigError
 from paceline_worker.router.settings import read
+from tests.processes import free_ports
 from tests.worker.router.fakes import MODEL, FakeEngine, config
 
 CONFIG = wire.encode(config()).decode()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @asynccontextmanager
@@ -69,7 +64,7 @@ async def test_sigterm_lets_requests_finish_and_ends_with_0(tmp_path: Path) -> N
     engine = FakeEngine("a", behaviour=wait)
     await engine.start()
     (tmp_path / "fleet.json").write_bytes(wire.encode(wire.Fleet(version=1, engines=(engine.endpoint,))))
-    port, admin = free_port(), free_port()
+    port, admin = free_ports(2)
     async with process(tmp_path, port, admin) as router, httpx.AsyncClient(timeout=20) as client:
         await ready(client, admin)
         body = {"model": MODEL, "prompt": "x"}
@@ -87,7 +82,7 @@ async def test_sigterm_lets_requests_finish_and_ends_with_0(tmp_path: Path) -> N
 
 async def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    async with process(tmp_path, free_port(), free_port(), reading) as router:
+    async with process(tmp_path, *free_ports(2), reading) as router:
         os.close(reading)
         assert router.stderr is not None
         assert b"listens on" in await asyncio.wait_for(_line_with(router.stderr, b"listens"), 20)
@@ -107,7 +102,7 @@ async def test_a_port_in_use_is_named_without_a_traceback(tmp_path: Path) -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        async with process(tmp_path, port, free_port()) as router:
+        async with process(tmp_path, port, *free_ports(1)) as router:
             _, errors = await asyncio.wait_for(router.communicate(), 20)
             assert router.returncode == 2
     assert f"--port: 127.0.0.1:{port} can't be used" in errors.decode()

@@ -12,7 +12,8 @@ from paceline_worker.http.server import Request, Response
 from paceline_worker.router.fleet import Engine, Fleet
 from paceline_worker.router.health import FAILURES_TO_EJECT
 from paceline_worker.router.watch import Watch
-from tests.worker.router.fakes import EVENT_STREAM, FakeEngine, event, until
+from tests.waiting import until
+from tests.worker.router.fakes import EVENT_STREAM, FakeEngine, event
 
 CHECK_SECONDS = 0.2
 POST = b"POST /v1/completions HTTP/1.1\r\nhost: engine\r\ncontent-length: 2\r\n\r\n{}"

@@ -19,7 +19,8 @@ from paceline.policy.routing.yielding import MAX_INTERRUPTIONS
 from paceline_worker.http.server import Request, Response
 from paceline_worker.router.yielding import Guest
 from tests.contract.emulated import emulator
-from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, until
+from tests.waiting import until
+from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench
 from tests.worker.router.resume.test_resumer import reasons, shape, text_of, told
 
 BATCH = {"x-paceline-priority": "-10"}

@@ -22,7 +22,8 @@ from paceline_worker.http.server import Request, Response
 from paceline_worker.router.resume.resumer import REPLACEMENT
 from tests.contract.emulated import emulator
 from tests.contract.engines import Engine
-from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, event, stream_of, until
+from tests.waiting import until
+from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, event, stream_of
 
 TOKENS = 60
 PROMPT = "Once upon a time there was a router. " * 3

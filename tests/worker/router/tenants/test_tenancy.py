@@ -14,7 +14,8 @@ import pytest
 
 from paceline.api import wire
 from paceline.errors import ConfigError
-from tests.worker.router.fakes import MODEL, Bench, FakeEngine, bench, config, hang, status, until
+from tests.waiting import until
+from tests.worker.router.fakes import MODEL, Bench, FakeEngine, bench, config, hang, status
 
 KEYS = {"a": "key-of-a-0123456789", "b": "key-of-b-0123456789"}
 UNAUTHORIZED = {

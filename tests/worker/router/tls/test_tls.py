@@ -18,9 +18,10 @@ from paceline.api import wire
 from paceline.errors import ConfigError
 from paceline_worker.http.server import Limits, Server, serve
 from paceline_worker.http.tls import client_files, server_files
+from tests.waiting import until
 from tests.worker.http.certificates import Authority, authority
 from tests.worker.http.raw import echo
-from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, event, stream_then_hang, until
+from tests.worker.router.fakes import DONE, MODEL, Bench, FakeEngine, bench, event, stream_then_hang
 
 ENGINES = "chat-engines.prod.svc"
 ROUTER = "router.example.com"

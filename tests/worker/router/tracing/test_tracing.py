@@ -19,12 +19,13 @@ from prometheus_client.openmetrics.parser import text_fd_to_metric_families
 
 from paceline.api import wire
 from paceline.errors import ConfigError
+from paceline.local.files import replace
 from paceline.policy.routing.fleet import NominalModel
 from paceline_worker.http.server import Request, Response
 from paceline_worker.router.app import Router
 from paceline_worker.router.settings import Settings, placement_settings
 from paceline_worker.router.tracing.trace import NO_TRACE, NoTracer, open_tracer, read_tracing
-from tests.worker.router.fakes import LONG, MODEL, FakeEngine, answer, bench, config, cut, hang, replace
+from tests.worker.router.fakes import LONG, MODEL, FakeEngine, answer, bench, config, cut, hang
 
 NOT_SAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
