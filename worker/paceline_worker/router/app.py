@@ -229,7 +229,7 @@ class Router:
             self._counted = list(seen.counts)
             found = split(seen.bounds, self._lately, self._settings.model)
             if found is not None:
-                self.gate.set_split(found)
+                self.gate.seats.set_split(found)
 
     def _totals(self) -> Iterable[Sample]:
         yield from self.knowledge.counts()
@@ -251,7 +251,7 @@ class Router:
             "cold_prompt_tokens",
             "Uncached tokens from which a prompt is cold; 0: not split.",
             {},
-            (self.gate.settings.cold_tokens or 0),
+            (self.gate.seats.settings.cold_tokens or 0),
         )
         yield from self.knowledge.samples()
         yield from self._certificate_gauges()

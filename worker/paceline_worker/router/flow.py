@@ -293,7 +293,7 @@ class Flow:
         response.send(200, msgspec.json.encode(answer), (JSON, incoming.request_id))
 
     def _explanation(self, prepared: Prepared, most: int) -> bytes:
-        return msgspec.json.encode(prepared.explain(self._gate.settings, self._model, most=most))
+        return msgspec.json.encode(prepared.explain(self._gate.seats.settings, self._model, most=most))
 
 
 class BrokenStream(Exception):

@@ -13,22 +13,18 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final
 
-import msgspec
-
 from paceline.api import wire
 from paceline.policy.overload import Refusals, Verdict
 from paceline.policy.routing.admission import may_wait, retry_after_seconds, tenant_part
-from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, EngineView
-from paceline.policy.routing.pacing import rest_seconds
-from paceline.policy.routing.placement import Placement, choose, has_room, prefill_room_in
-from paceline.policy.routing.pools import Split
+from paceline.policy.routing.placement import has_room, prefill_room_in
 from paceline.policy.waiting import WaitingLine, age_bound_seconds
 from paceline_worker.router.errors import ApiError
-from paceline_worker.router.fleet import VIEW_SECONDS, Engine, Fleet, Lease
+from paceline_worker.router.fleet import VIEW_SECONDS, Fleet, Lease
 from paceline_worker.router.metrics import DECISION_BUCKETS, Distribution
 from paceline_worker.router.places import Asking, Place, Waiter
+from paceline_worker.router.seats import Seats
 from paceline_worker.router.yielding import Guests
 
 RATE_MEMORY: Final = 0.8
@@ -51,13 +47,9 @@ class Gate:
         random: Callable[[], float],
     ) -> None:
         self._fleet = fleet
-        self._placement = placement
-        self._model = model
+        self.seats = Seats(self, fleet, placement, model, config.objective, random)
         self._limits = config.admission
-        self._ttft_seconds = config.objective.ttft_milliseconds / 1000
-        self._itl_seconds = config.objective.itl_milliseconds / 1000
         self._by_arrival = config.queue.order is wire.QueueOrder.ARRIVAL
-        self._random = random
         self._loop = asyncio.get_running_loop()
         age_bound = age_bound_seconds(config.queue.max_late_seconds, config.admission.max_queue_seconds)
         refusals = Refusals(
@@ -106,20 +98,9 @@ class Gate:
         """Memory of the requests in the queue."""
         return self._queued_bytes
 
-    @property
-    def settings(self) -> PlacementSettings:
-        """In force."""
-        return self._placement
-
     def now(self) -> float:
         """By the clock of the loop."""
         return self._loop.time()
-
-    def set_split(self, split: Split) -> None:
-        """Keep cold and warm prompts apart by these figures from now on."""
-        self._placement = msgspec.structs.replace(
-            self._placement, cold_tokens=split.cold_tokens, cold_share=split.cold_share
-        )
 
     def try_place(self, asking: Asking) -> Place | None:
         """Engines for a request that would not wait; None when it would have to."""
@@ -127,8 +108,8 @@ class Gate:
 
     def decide(self, asking: Asking) -> None:
         """Tell a request what would be decided for it now."""
-        view, engines = asking.view(), self._views()
-        asking.decided(view, engines, choose(view, engines, self._placement, self._model, self._random()))
+        view, engines = asking.view(), self.seats.views()
+        asking.decided(view, engines, self.seats.choose(view, engines))
 
     async def place(self, asking: Asking) -> Place:
         """Engines for a request. Raises ApiError 429 when the queue is full or it would wait in vain, 503 when the wait
@@ -155,8 +136,9 @@ class Gate:
         if not any(engine.usable for engine in self._fleet):
             return Verdict.IN_TIME  # it may wait for one to come
         view, now = asking.view(), self.now()
-        ttft, _, service = self._needs(view)
-        verdict = line.verdict(now, latest_start=now + ttft - service, priority=view.priority, tenant=view.tenant)
+        _, service = self.seats.needs(view)
+        latest = now + self.seats.ttft_of(view) - service
+        verdict = line.verdict(now, latest_start=latest, priority=view.priority, tenant=view.tenant)
         if verdict is Verdict.IN_VAIN:
             raise self._in_vain()
         return verdict
@@ -166,12 +148,6 @@ class Gate:
 
     def _refusal(self, reason: str, why: str) -> ApiError:
         return ApiError(429, f"All engines are busy and {why}.", reason=reason, retry_after=self._retry_after())
-
-    def _needs(self, view: RequestView) -> tuple[float, int, float]:
-        """TTFT, uncached tokens, and the seconds that these take."""
-        uncached = view.prompt_tokens - max(view.match.values(), default=0)
-        ttft = self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
-        return ttft, uncached, self._model.prefill_seconds(uncached)
 
     def _has_part(self, asking: Asking) -> bool:
         if not self._parts:
@@ -194,7 +170,7 @@ class Gate:
 
     def prefilled(self, lease: Lease) -> None:
         """A prefill engine is done with a prompt. If it has streams to finish, they go first for a while."""
-        self._pace(lease.engine, lease.prompt_seconds, ends=self.now())
+        self.seats.pace(lease.engine, lease.prompt_seconds, ends=self.now())
         self.wake()
 
     def released(self) -> None:
@@ -216,16 +192,12 @@ class Gate:
                 if not waiter.future.done():
                     waiter.future.set_exception(self._in_vain())
 
-    def _views(self) -> list[EngineView]:
-        now = self.now()
-        return [engine.view(now) for engine in self._fleet]
-
     def _serve(self, line: WaitingLine[Waiter]) -> None:
         """Place from one line until there is no room for it."""
         while line:
-            views = self._views()
-            room = has_room(views, self._placement)
-            if room and line is self._prefill_line and (wait := prefill_room_in(views, self._placement)):
+            views = self.seats.views()
+            room = has_room(views, self.seats.settings)
+            if room and line is self._prefill_line and (wait := prefill_room_in(views, self.seats.settings)):
                 self._wake_in(wait)
                 return
             if not room:
@@ -250,15 +222,15 @@ class Gate:
 
     def _make_room(self, line: WaitingLine[Waiter], views: Sequence[EngineView]) -> None:
         """Have batch work give way to those who wait in this line for want of a decode engine."""
-        if line is self._prefill_line and prefill_room_in(views, self._placement):
+        if line is self._prefill_line and prefill_room_in(views, self.seats.settings):
             return  # that is what they wait for
 
         def wanted() -> int:
             waiting = sum(waiter.line is line and not waiter.future.done() for waiter in self._claims)
             # Who finds room may go on to wait for a prefill engine: one after the other shows whether they do.
-            return min(1, waiting) if self._placement.disaggregated else waiting
+            return min(1, waiting) if self.seats.settings.disaggregated else waiting
 
-        self.guests.make_room(wanted, views, self._placement)
+        self.guests.make_room(wanted, views, self.seats.settings)
 
     def _guest_came(self) -> None:
         if self._claims:
@@ -278,8 +250,8 @@ class Gate:
         """Have it wait in a line. Returns whose it is."""
         view = waiter.asking.view()
         waiter.line = line
-        ttft, uncached, service = self._needs(view)
-        deadline = waiter.arrived if self._by_arrival else waiter.arrived + ttft
+        uncached, service = self.seats.needs(view)
+        deadline = waiter.arrived if self._by_arrival else waiter.arrived + self.seats.ttft_of(view)
         waiter.ticket = line.push(
             waiter,
             arrived=waiter.arrived,
@@ -312,8 +284,8 @@ class Gate:
         if asking.claims:
             self._claims.add(waiter)
         try:
-            views = self._views()
-            if not has_room(views, self._placement):
+            views = self.seats.views()
+            if not has_room(views, self.seats.settings):
                 self._make_room(line, views)
             async with asyncio.timeout(patience):
                 place = await future
@@ -342,54 +314,21 @@ class Gate:
     ) -> tuple[Place | None, WaitingLine[Waiter]]:
         """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``."""
         began = perf_counter()
-        view, views = asking.view(), self._views()
-        placement = choose(view, views, self._placement, self._model, self._random())
+        view, views = asking.view(), self.seats.views()
+        placement = self.seats.choose(view, views)
         self.decision_seconds.observe(perf_counter() - began)
         if placement is None:
             return None, self._decode_line
         remote = placement.prefill is not None
         overtakes = line is not self._prefill_line and not self._prefill_line.goes_first(view.priority)
-        wait = prefill_room_in(views, self._placement) if remote else 0.0
+        wait = prefill_room_in(views, self.seats.settings) if remote else 0.0
         if remote and (overtakes or wait):
             self._wake_in(wait)
             return None, self._prefill_line
-        if self._spares(placement, view, arrived):
+        if self.seats.spares(placement, view, arrived):
             return None, self._prefill_line
         asking.decided(view, views, placement)
-        engines = self._fleet.engines
-        decode = Lease(
-            engines[placement.decode.name],
-            self.now(),
-            running=1,
-            context=view.prompt_tokens + view.output_tokens // 2,
-            backlog=0.0 if remote else self._prefill_seconds(view, placement.decode),
-        )
-        prefill = None
-        if placement.prefill is not None:
-            backlog = self._prefill_seconds(view, placement.prefill)
-            prefill = Lease(engines[placement.prefill.name], self.now(), prefilling=1, backlog=backlog)
-            self._pace(prefill.engine, backlog, ends=self.now() + backlog)
-        return Place(self, placement, decode, prefill), self._decode_line
-
-    def _pace(self, engine: Engine, prompt_seconds: float, *, ends: float) -> None:
-        """Give an engine with streams no prompt for a while after one that ``ends`` then."""
-        if engine.finishing:
-            step = self._model.step_seconds(engine.running, engine.context_tokens)
-            engine.rests_until = ends + rest_seconds(prompt_seconds, step_seconds=step, itl_seconds=self._itl_seconds)
-            engine.changed()
-
-    def _spares(self, placement: Placement, view: RequestView, arrived: float | None) -> bool:
-        """Whether a prompt is not to stop the streams of an engine: it would be late anyhow, and others can do it."""
-        if placement.prefill is None or not self._fleet.engines[placement.prefill.name].finishing:
-            return False
-        now, ttft = self.now(), self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
-        if now + placement.prefill_seconds <= (now if arrived is None else arrived) + ttft:
-            return False
-        return any(one.usable and one.endpoint.role is wire.Role.PREFILL and not one.finishing for one in self._fleet)
-
-    def _prefill_seconds(self, view: RequestView, engine: EngineView) -> float:
-        uncached = view.uncached_on(engine)
-        return self._model.prefill_seconds(uncached, view.prompt_tokens - uncached)
+        return self.seats.take(view, placement), self._decode_line
 
     def _retry_after(self) -> int:
         return retry_after_seconds(

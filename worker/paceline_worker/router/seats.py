@@ -1,0 +1,101 @@
+"""Which engines a request gets as they are now, and what it takes on them. Knows nothing of those who wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from paceline.api import wire
+from paceline.policy.routing.cost import RequestView
+from paceline.policy.routing.cost import Settings as PlacementSettings
+from paceline.policy.routing.fleet import EngineModel, EngineView
+from paceline.policy.routing.pacing import rest_seconds
+from paceline.policy.routing.placement import Placement, choose
+from paceline.policy.routing.pools import Split
+from paceline_worker.router.fleet import Engine, Fleet, Lease
+from paceline_worker.router.places import Owner, Place
+
+
+class Seats:
+    """Engines for requests. Times are those of ``owner``, who hears what becomes of the places."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        fleet: Fleet,
+        settings: PlacementSettings,
+        model: EngineModel,
+        objective: wire.Objective,
+        random: Callable[[], float],
+    ) -> None:
+        self._owner = owner
+        self._fleet = fleet
+        self._model = model
+        self._ttft_seconds = objective.ttft_milliseconds / 1000
+        self._itl_seconds = objective.itl_milliseconds / 1000
+        self._random = random
+        self.settings = settings
+        """In force."""
+
+    def set_split(self, split: Split) -> None:
+        """Keep cold and warm prompts apart by these figures from now on."""
+        self.settings = msgspec.structs.replace(
+            self.settings, cold_tokens=split.cold_tokens, cold_share=split.cold_share
+        )
+
+    def views(self) -> list[EngineView]:
+        """All engines as placement sees them."""
+        now = self._owner.now()
+        return [engine.view(now) for engine in self._fleet]
+
+    def choose(self, view: RequestView, views: Sequence[EngineView]) -> Placement | None:
+        """Engines for a request; None when none has room."""
+        return choose(view, views, self.settings, self._model, self._random())
+
+    def take(self, view: RequestView, placement: Placement) -> Place:
+        """Account a request to the engines that were chosen for it."""
+        engines, now = self._fleet.engines, self._owner.now()
+        remote = placement.prefill is not None
+        decode = Lease(
+            engines[placement.decode.name],
+            now,
+            running=1,
+            context=view.prompt_tokens + view.output_tokens // 2,
+            backlog=0.0 if remote else self._prefill_seconds(view, placement.decode),
+        )
+        prefill = None
+        if placement.prefill is not None:
+            backlog = self._prefill_seconds(view, placement.prefill)
+            prefill = Lease(engines[placement.prefill.name], now, prefilling=1, backlog=backlog)
+            self.pace(prefill.engine, backlog, ends=now + backlog)
+        return Place(self._owner, placement, decode, prefill)
+
+    def pace(self, engine: Engine, prompt_seconds: float, *, ends: float) -> None:
+        """Give an engine with streams no prompt for a while after one that ``ends`` then."""
+        if engine.finishing:
+            step = self._model.step_seconds(engine.running, engine.context_tokens)
+            engine.rests_until = ends + rest_seconds(prompt_seconds, step_seconds=step, itl_seconds=self._itl_seconds)
+            engine.changed()
+
+    def spares(self, placement: Placement, view: RequestView, arrived: float | None) -> bool:
+        """Whether a prompt is not to stop the streams of an engine: it would be late anyhow, and others can do it."""
+        if placement.prefill is None or not self._fleet.engines[placement.prefill.name].finishing:
+            return False
+        now, ttft = self._owner.now(), self.ttft_of(view)
+        if now + placement.prefill_seconds <= (now if arrived is None else arrived) + ttft:
+            return False
+        return any(one.usable and one.endpoint.role is wire.Role.PREFILL and not one.finishing for one in self._fleet)
+
+    def ttft_of(self, view: RequestView) -> float:
+        """The TTFT that is to be met, in seconds."""
+        return self._ttft_seconds if view.ttft_seconds is None else view.ttft_seconds
+
+    def needs(self, view: RequestView) -> tuple[int, float]:
+        """Uncached tokens at best, and the seconds that these take."""
+        uncached = view.prompt_tokens - max(view.match.values(), default=0)
+        return uncached, self._model.prefill_seconds(uncached)
+
+    def _prefill_seconds(self, view: RequestView, engine: EngineView) -> float:
+        uncached = view.uncached_on(engine)
+        return self._model.prefill_seconds(uncached, view.prompt_tokens - uncached)
