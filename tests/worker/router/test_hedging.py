@@ -87,10 +87,10 @@ async def hedges(router: Bench, stage: str) -> dict[str, float]:
     return found
 
 
-async def until_counted(router: Bench, stage: str, outcome: str) -> None:
+async def until_counted(router: Bench, stage: str, outcome: str, times: int = 1) -> None:
     labels = {"stage": stage, "outcome": outcome}
     registry = router.router.metrics.registry
-    await until(lambda: bool(registry.get_sample_value("paceline_router_hedges_total", labels)))
+    await until(lambda: (registry.get_sample_value("paceline_router_hedges_total", labels) or 0) >= times)
 
 
 def two() -> tuple[FakeEngine, FakeEngine]:
@@ -299,7 +299,8 @@ async def test_nobody_else_is_asked_without_room_for_it_at_once(tmp_path: Path) 
     turns = Turns()
 
     async def busy(engine: FakeEngine, request: Request, response: Response) -> None:
-        await until_counted(router, "decode", "no_room")
+        # Both look before either ends: whoever looked later would find the engine of the other one free.
+        await until_counted(router, "decode", "no_room", times=2)
         await answer(engine, request, response)
 
     async with hedged(tmp_path, turns, *two(), admission=wire.Admission(max_running_per_engine=1)) as router:
