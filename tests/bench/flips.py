@@ -34,6 +34,7 @@ from paceline.local.pods import LOOPBACK
 from paceline.local.ports import PortAllocator
 from paceline.local.probe import PodClient
 from paceline.policy.lifecycle.orders import Orders
+from paceline.policy.quantiles import reached
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "manifests" / "samples" / "elastic.yaml"
@@ -53,12 +54,9 @@ class Outcome:
     served: list[float] = field(default_factory=list)
     """Seconds until the first request in it."""
 
-    def quantile(self, values: Sequence[float], q: float) -> float:
-        return sorted(values)[min(len(values) - 1, int(q * len(values)))]
-
     def __str__(self) -> str:
         def both(values: Sequence[float]) -> str:
-            return f"p50 {1000 * self.quantile(values, 0.5):.0f} ms, p99 {1000 * self.quantile(values, 0.99):.0f} ms"
+            return f"p50 {1000 * reached(values, 0.5):.0f} ms, p99 {1000 * reached(values, 0.99):.0f} ms"
 
         return (
             f"{len(self.known)} role changes, {self.answers} answers during them, {len(self.wrong)} failed or wrong\n"

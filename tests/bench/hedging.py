@@ -23,6 +23,7 @@ import httpx
 import uvloop
 
 from paceline.api import wire
+from paceline.policy.quantiles import reached
 from tests.bench.stack import SERVED_NAME, Stack, running_stack
 from tests.series import series
 
@@ -113,9 +114,10 @@ async def run(stack: Stack, given: argparse.Namespace) -> dict[str, object]:
     counted = series(page, "paceline_router_hedges_total")
     hedges = {f"{labels['stage']} {labels['outcome']}": int(value) for labels, value in counted}
     milliseconds = [1000 * given.speed * value for value in seen.ttft]
+    ttft = {f"p{percent:g}": round(reached(milliseconds, percent / 100)) for percent in (50, 90, 95, 99, 99.9)}
     return {
         "requests": len(milliseconds),
-        "ttft_milliseconds": {f"p{share:g}": round(quantile(milliseconds, share)) for share in (50, 90, 95, 99, 99.9)},
+        "ttft_milliseconds": ttft,
         "hedges": hedges,
         "failures": len(seen.failures),
         "first_failures": seen.failures[:3],
@@ -125,12 +127,6 @@ async def run(stack: Stack, given: argparse.Namespace) -> dict[str, object]:
 async def both(stacks: Sequence[Stack], given: argparse.Namespace) -> list[dict[str, object]]:
     """The same load on each, at the same time."""
     return await asyncio.gather(*(run(stack, given) for stack in stacks))
-
-
-def quantile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent are not above."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
 
 
 def main() -> int:

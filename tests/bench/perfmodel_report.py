@@ -24,7 +24,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from paceline.policy.scaling.fit import fit_nonnegative, quantile
+from paceline.policy.quantiles import interpolated
+from paceline.policy.scaling.fit import fit_nonnegative
 from paceline.policy.scaling.physics import PREFILL_TERMS, STEP_TERMS
 from tests.bench.perfmodel_rows import Row, read_rows
 
@@ -145,7 +146,7 @@ def spread_of_repetitions(rows: Sequence[Row], measured: Callable[[Row], float])
         groups[row.point].append(measured(row))
     repeated = [values for values in groups.values() if len(values) > 1]
     errors = [abs(value / (sum(values) / len(values)) - 1) for values in repeated for value in values]
-    return len(repeated), quantile(errors, 0.5)
+    return len(repeated), interpolated(errors, 0.5)
 
 
 SECTIONS: Mapping[str, Callable[[Row], bool]] = {
@@ -242,7 +243,7 @@ def report(rows: Sequence[Row], layouts: Predictions, points: Predictions) -> It
 
 
 def _two(errors: Sequence[float]) -> str:
-    return f"{100 * quantile(errors, 0.5):.1f}% / {100 * quantile(errors, 0.9):.0f}%"
+    return f"{100 * interpolated(errors, 0.5):.1f}% / {100 * interpolated(errors, 0.9):.0f}%"
 
 
 def _line(title: str, rows: Sequence[Row], layouts: Predictions, points: Predictions, chosen: Sequence[int]) -> str:
@@ -261,7 +262,7 @@ def _within(title: str, rows: Sequence[Row], layouts: Predictions, points: Predi
     cells = []
     for found in (layouts, points):
         for what, aim in AIMS.items():
-            good = sum(quantile(errors_of(rows, found, chosen, what), 0.5) <= aim for chosen in judged)
+            good = sum(interpolated(errors_of(rows, found, chosen, what), 0.5) <= aim for chosen in judged)
             cells.append(f"{good} of {len(judged)}")
     return f"| {title} | {' | '.join(cells)} |"
 

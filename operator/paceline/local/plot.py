@@ -22,7 +22,8 @@ from paceline.api.wire import Role
 from paceline.errors import ConfigError
 from paceline.local.load import LoadResult, RequestResult
 from paceline.local.monitor import Sample
-from paceline.local.report import SloReport, quantile
+from paceline.local.report import SloReport
+from paceline.policy.quantiles import reached
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#E69F00"
@@ -155,7 +156,7 @@ def _binned(points: Sequence[tuple[float, float]], q: float) -> list[tuple[float
     size = max(LEAST_IN_BIN, -(-len(points) // BINS))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [
-        (sum(p[0] for p in group) / len(group), quantile(sorted(p[1] for p in group), q))
+        (sum(p[0] for p in group) / len(group), reached([p[1] for p in group], q))
         for group in groups
         if len(group) >= LEAST_IN_BIN
     ]

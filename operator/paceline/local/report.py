@@ -6,7 +6,6 @@ speed. A request that failed, was refused or got too few tokens misses the objec
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from paceline.api.v1alpha1 import Objective
 from paceline.local.load import LoadResult, RequestResult
+from paceline.policy.quantiles import reached
 from paceline.policy.scaling.perfmodel import EngineProfile
 
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
@@ -200,16 +200,11 @@ def verdict(request: RequestResult, objective: Objective, speed: float) -> tuple
     return ttft, itl
 
 
-def quantile(ordered: Sequence[float], q: float) -> float:
-    """The smallest value that at least a share ``q`` of the (sorted, non-empty) values does not exceed."""
-    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
-
-
 def _quantiles(values: Iterable[float | None], speed: float) -> Quantiles | None:
     ordered = sorted(value * speed * 1000 for value in values if value is not None)
     if not ordered:
         return None
-    p50, p90, p95, p99 = (quantile(ordered, q) for q in QUANTILES)
+    p50, p90, p95, p99 = (reached(ordered, q) for q in QUANTILES)
     return Quantiles(p50, p90, p95, p99, ordered[-1])
 
 
@@ -218,11 +213,11 @@ def _client(result: LoadResult, objective: Objective, speed: float) -> ClientRep
     lags = _milliseconds(result.lags, speed)
     limit = SLOW_CLIENT_SHARE * objective.ttft_milliseconds
     return ClientReport(
-        late_p99_milliseconds=quantile(late, 0.99),
+        late_p99_milliseconds=reached(late, 0.99),
         late_max_milliseconds=late[-1],
-        lag_p99_milliseconds=quantile(lags, 0.99),
+        lag_p99_milliseconds=reached(lags, 0.99),
         overruns=result.overruns,
-        slow=max(quantile(late, 0.99), quantile(lags, 0.99)) > limit,
+        slow=max(reached(late, 0.99), reached(lags, 0.99)) > limit,
     )
 
 

@@ -20,7 +20,8 @@ import httpx
 
 from paceline.errors import EngineError
 from paceline.planning.points import Points
-from paceline.policy.scaling.fit import PrefillPoint, StepPoint, quantile
+from paceline.policy.quantiles import interpolated
+from paceline.policy.scaling.fit import PrefillPoint, StepPoint
 
 PROMPTS: Final = ((256, 0), (1024, 0), (4096, 0), (8000, 0), (256, 4096), (1024, 4096), (4096, 4096))
 """(new, cached) tokens of the prefills measured."""
@@ -154,7 +155,7 @@ class _Probe:
             began = self._clock()
             await self._client.get("/v1/models")
             taken.append(self._clock() - began)
-        return quantile(taken, 0.5)
+        return interpolated(taken, 0.5)
 
     async def _prefill_sum(self) -> float | None:
         """Seconds of all prefills so far, by the engine's metrics; None if it has none such."""
@@ -172,7 +173,7 @@ class _Probe:
             await self._completion([*prefix, *self._prompt(new)], 1)
             after = (await self._prefill_sum() or 0.0) if own else self._clock()
             taken.append(after - before)
-        return max(1e-6, quantile(taken, 0.5) - overhead)
+        return max(1e-6, interpolated(taken, 0.5) - overhead)
 
     async def _step(self, batch: int, context: int) -> StepPoint | None:
         outputs = _outputs(batch, context)

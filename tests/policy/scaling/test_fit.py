@@ -14,7 +14,6 @@ from paceline.policy.scaling.fit import (
     fit_nonnegative,
     fit_prefill,
     fit_step,
-    quantile,
     solve_nonnegative,
     with_prefill,
     with_step,
@@ -113,9 +112,3 @@ def test_the_solver_finds_the_corner_where_a_coefficient_is_zero() -> None:
     # Without the bound the minimum is at (2, -1); with it, the best on the axis is 1.5.
     assert solve_nonnegative([[2.0, 1.0], [1.0, 2.0]], [3.0, 0.0]) == pytest.approx([1.5, 0.0])
     assert solve_nonnegative([[2.0, 0.0], [0.0, 4.0]], [2.0, 4.0]) == pytest.approx([1.0, 1.0])
-
-
-def test_quantiles_are_interpolated() -> None:
-    assert quantile([4, 1, 3, 2], 0.5) == 2.5
-    assert quantile([7], 0.9) == 7
-    assert quantile([], 0.5) == 0

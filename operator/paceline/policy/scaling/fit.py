@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from operator import mul, sub
 from typing import Final, NamedTuple
 
+from paceline.policy.quantiles import interpolated
 from paceline.policy.scaling.perfmodel import EngineProfile
 
 ROUNDS: Final = 12
@@ -59,12 +60,12 @@ class Fit:
     @property
     def median_error(self) -> float:
         """Median absolute relative error, outliers too."""
-        return quantile([abs(error) for error in self.errors], 0.5)
+        return interpolated([abs(error) for error in self.errors], 0.5)
 
     @property
     def p90_error(self) -> float:
         """90th percentile of the absolute relative error, outliers too."""
-        return quantile([abs(error) for error in self.errors], 0.9)
+        return interpolated([abs(error) for error in self.errors], 0.9)
 
     @property
     def outliers(self) -> int:
@@ -142,7 +143,7 @@ def fit_nonnegative(
             if factor:
                 ratios = [ratio + factor * value for ratio, value in zip(ratios, column, strict=True)]
         logs = [abs(math.log(max(ratio, 1e-3))) for ratio in ratios]
-        typical = max(LEAST_SCALE, HUBER * _MAD * quantile(logs, 0.5))
+        typical = max(LEAST_SCALE, HUBER * _MAD * interpolated(logs, 0.5))
         before, weights = weights, [min(1.0, typical / log) if log > 0 else 1.0 for log in logs]
         # Errors relative to the target alone would favour predictions that are too small.
         counts = [weight / max(ratio, 0.2) for weight, ratio in zip(weights, ratios, strict=True)]
@@ -200,17 +201,6 @@ def solve_nonnegative(matrix: Sequence[Sequence[float]], vector: Sequence[float]
             for i in range(size):
                 found[i] = found[i] if i in free else 0.0
     return found
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` of the values are, interpolated; 0 of nothing."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def _solve(matrix: list[list[float]], vector: list[float]) -> list[float]:

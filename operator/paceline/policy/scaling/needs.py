@@ -20,6 +20,7 @@ from operator import itemgetter
 from typing import Final
 
 from paceline.api.wire import Role
+from paceline.policy.quantiles import reached
 from paceline.policy.scaling.decision import Demand, Limit
 from paceline.policy.scaling.decode_sizing import DecodeDemand, DecodeLimits, DecodeSizing, size_decode
 from paceline.policy.scaling.demand import Request, between
@@ -211,16 +212,9 @@ def _decode_replay(
     bounds = [*(bisect_left(begins, edge) for edge in edges[:-1]), total]
     return [
         DecodeSizing(
-            itl=_quantile(works[first:last], target) / room if room > 0 else math.inf,
-            batch=_quantile(batches[first:last], target) / limits.max_sequences,
-            kv=_quantile(contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
+            itl=reached(works[first:last], target) / room if room > 0 else math.inf,
+            batch=reached(batches[first:last], target) / limits.max_sequences,
+            kv=reached(contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
         )
         for first, last in pairwise(bounds)
     ]
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    if not values:
-        return 0.0
-    values = sorted(values)
-    return values[min(len(values) - 1, math.ceil(share * len(values)) - 1)]
