@@ -23,6 +23,7 @@ from paceline.planner.targets import PlannerTargets
 from paceline.policy.lifecycle.observed import Pod, read_pod, read_workload
 from paceline.policy.lifecycle.orders import Situation
 from paceline.policy.resources import hardware_pools
+from paceline.policy.scaling.profiles import known_profiles
 from tests.planner.pages import FakeRouter
 from tests.planner.world import elastic
 
@@ -230,6 +231,9 @@ async def test_engines_of_unknown_speed_are_not_planned_for_and_the_message_says
     assert view is not None
     assert view.metrics.reason is Reason.ENGINE_MODEL_MISSING
     assert "paceline.dev/engine-profile" in view.metrics.message
+    # Only what the operator can be given: it takes profiles by name.
+    assert [name for name in known_profiles() if name not in view.metrics.message] == []
+    assert "calibrate" not in view.metrics.message
     await bench.targets.close()
 
 
@@ -245,7 +249,7 @@ async def test_engines_that_nobody_has_measured_are_planned_for_by_a_guess_and_i
     assert view is not None
     assert view.metrics.status is ConditionStatus.TRUE
     assert "Engine speeds are a guess" in view.metrics.message
-    assert "paceline calibrate" in view.metrics.message
+    assert "`paceline calibrate` measures them for `paceline plan`" in view.metrics.message
     await bench.targets.close()
 
 

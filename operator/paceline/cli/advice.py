@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from paceline.api import labels
 from paceline.api.conditions import Reason
 from paceline.cli.cluster import Json
 from paceline.cli.engines import EngineLine
@@ -47,6 +48,7 @@ _DESCRIBE_POD: Final = "kubectl describe pod -n {namespace} {pod}"
 _LOGS: Final = "kubectl logs -n {namespace} {pod} --previous --tail=50"
 _EXPLAIN: Final = "paceline explain -n {namespace} {name}"
 _EDIT: Final = "kubectl edit modeldeployment -n {namespace} {name}"
+_NAME_MODEL: Final = f"kubectl annotate modeldeployment -n {{namespace}} {{name}} {labels.ENGINE_PROFILE}=PROFILE"
 _CHECK: Final = "paceline check"
 _START: Final = f"{RUNBOOKS}/stuck-start.md"
 _OPERATOR: Final = f"{RUNBOOKS}/operator.md"
@@ -110,7 +112,7 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.METRICS_STALE: Advice("See whose metrics have stopped.", _EXPLAIN, _BLIND),
     Reason.METRICS_INVALID: Advice("See which metrics can't be right.", _EXPLAIN, _BLIND),
     Reason.CLOCK_SKEW: Advice("Set the clocks: Prometheus's and the operator's differ.", _EXPLAIN, _BLIND),
-    Reason.ENGINE_MODEL_MISSING: Advice("Measure an engine, or name a profile.", "paceline calibrate --help", _BLIND),
+    Reason.ENGINE_MODEL_MISSING: Advice("Name the engine model that comes nearest.", _NAME_MODEL, _BLIND),
 }
 WAITING: Final = frozenset(
     {

@@ -235,8 +235,8 @@ def _models(md: ModelDeployment, profile: str | None) -> tuple[EngineModels | No
     except ConfigError as error:
         return None, str(error)
     return models, (
-        f"nothing is known of how fast {md.spec.model.name} is on its hardware; name an engine model in the annotation "
-        f"{labels.ENGINE_PROFILE}, or measure one with `paceline calibrate`"
+        f"nothing is known of how fast {md.spec.model.name} is on its hardware; name the engine model that comes "
+        f"nearest in the annotation {labels.ENGINE_PROFILE}: {', '.join(sorted(known_profiles()))}"
     )
 
 
@@ -245,7 +245,7 @@ def _guess_note(md: ModelDeployment, profile: str | None) -> str:
     basis = guessed(md, profile=profile)
     if basis is None:
         return ""
-    return f"Engine speeds are a guess: {basis}. `paceline calibrate` measures them."
+    return f"Engine speeds are a guess: {basis}. `paceline calibrate` measures them for `paceline plan`."
 
 
 def limit_of(limit: Limit) -> ScalingLimit:
