@@ -36,8 +36,8 @@ def give_way(
     """Indices of the streams to interrupt so that ``wanted`` more requests find room: no more of them than that.
 
     ``ending``: streams by engine that were interrupted already and whose room is not free yet; they count as room that
-    comes. The lowest priority gives way first, then the youngest. An engine that has more requests than it may have,
-    as other routers send some too, is passed over: the end of one stream makes no room there.
+    comes. The lowest priority gives way first, then who has least to compute again. An engine that has more requests
+    than it may have, as other routers send some too, is passed over: the end of one stream makes no room there.
     """
     room = {
         engine.name: settings.max_running_per_engine - engine.running + ending.get(engine.name, 0)
