@@ -205,13 +205,14 @@ def render() -> str:
     """The CRD as YAML, byte for byte the same on every run."""
     document = custom_resource_definition()
     header = "# Generated from paceline.api.v1alpha1 by `python -m paceline.api.crd`; do not edit.\n"
-    return header + yaml.dump(document, Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
+    return header + yaml.dump(document, Dumper=PlainDumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-class _PlainDumper(yaml.SafeDumper):
+class PlainDumper(yaml.SafeDumper):
     """SafeDumper that repeats equal parts instead of referring to them."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - yaml's signature
+        """None is referred to."""
         return True
 
 

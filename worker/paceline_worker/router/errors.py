@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from paceline.errors import PacelineError
@@ -18,6 +19,16 @@ _KINDS: Final = {
 }
 
 
+class Refused(StrEnum):
+    """Why there is no room for a request: ``reason`` of ``paceline_router_rejections_total``."""
+
+    QUEUE_FULL = "queue-full"
+    QUEUE_MEMORY = "queue-memory"
+    IN_VAIN = "in-vain"
+    QUEUE_TIMEOUT = "queue-timeout"
+    NO_ENGINE = "no-engine"
+
+
 class ApiError(PacelineError):
     """A request ends with this status. The message is for the client and names field, value and what is allowed."""
 
@@ -27,7 +38,7 @@ class ApiError(PacelineError):
         message: str,
         *,
         param: str | None = None,
-        reason: str = "",
+        reason: Refused | None = None,
         retry_after: int | None = None,
         plain: str | None = None,
     ) -> None:
@@ -37,7 +48,7 @@ class ApiError(PacelineError):
         self.status = status
         self.param = param
         self.reason = reason
-        """For the metric of rejections; empty when this is none."""
+        """None when it is no matter of room."""
         self.retry_after = retry_after
         """Seconds."""
         self.headers: tuple[tuple[bytes, bytes], ...] = ()

@@ -20,7 +20,7 @@ from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, EngineView
 from paceline.policy.routing.placement import has_room, prefill_room_in
 from paceline.policy.waiting import WaitingLine, age_bound_seconds
-from paceline_worker.router.errors import ApiError
+from paceline_worker.router.errors import ApiError, Refused
 from paceline_worker.router.fleet import VIEW_SECONDS, Fleet, Lease
 from paceline_worker.router.metrics import DECISION_BUCKETS, Distribution
 from paceline_worker.router.places import Asking, Place, Waiter
@@ -130,9 +130,9 @@ class Gate:
     def _verdict(self, asking: Asking, line: WaitingLine[Waiter]) -> Verdict:
         """Raises ApiError when the request may not wait. Cheap: most that come in an overload end here."""
         if not (may_wait(waiting=self.waiting, limits=self._limits) or self._has_part(asking)):
-            raise self._refusal("queue-full", f"{self.waiting} requests wait already, which is the limit")
+            raise self._refusal(Refused.QUEUE_FULL, f"{self.waiting} requests wait already, which is the limit")
         if self._queued_bytes and self._queued_bytes + asking.held_bytes > self._limits.max_queued_bytes:
-            raise self._refusal("queue-memory", f"those that wait take {self._queued_bytes} bytes already")
+            raise self._refusal(Refused.QUEUE_MEMORY, f"those that wait take {self._queued_bytes} bytes already")
         if not any(engine.usable for engine in self._fleet):
             return Verdict.IN_TIME  # it may wait for one to come
         view, now = asking.view(), self.now()
@@ -144,9 +144,11 @@ class Gate:
         return verdict
 
     def _in_vain(self) -> ApiError:
-        return self._refusal("in-vain", f"{self.waiting} requests wait, which is as many as can be served in time")
+        return self._refusal(
+            Refused.IN_VAIN, f"{self.waiting} requests wait, which is as many as can be served in time"
+        )
 
-    def _refusal(self, reason: str, why: str) -> ApiError:
+    def _refusal(self, reason: Refused, why: str) -> ApiError:
         return ApiError(429, f"All engines are busy and {why}.", reason=reason, retry_after=self._retry_after())
 
     def _has_part(self, asking: Asking) -> bool:
@@ -295,7 +297,7 @@ class Gate:
             raise ApiError(
                 503,
                 f"No engine for {patience} s: {why}.",
-                reason="queue-timeout" if usable else "no-engine",
+                reason=Refused.QUEUE_TIMEOUT if usable else Refused.NO_ENGINE,
                 retry_after=self._retry_after(),
             ) from None
         finally:
