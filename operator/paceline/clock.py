@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -30,6 +31,11 @@ class WallClock:
     def wall(self) -> float:
         """See :class:`Clock`."""
         return time.time()
+
+
+def timestamp(clock: Clock) -> str:
+    """The present as Kubernetes writes it, to the second."""
+    return datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class VirtualClock:

@@ -34,6 +34,13 @@ def paceline(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing leads to one."""
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
     """An empty one, which KUBECONFIG leads to."""
     with fake_cluster() as found:

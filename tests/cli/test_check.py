@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,12 +10,6 @@ import yaml
 from tests.cli.conftest import Command
 from tests.cli.fake_cluster import FakeCluster
 from tests.cli.scenes import lease
-
-
-@pytest.fixture
-def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from paceline.cli import run
 
-
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("no_cluster")
 
 
 def test_without_a_cluster_the_operator_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from paceline.cli.output import write_file
 from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def calibrate(
     if kv_capacity_tokens is not None:
         start = replace(start, kv_capacity_tokens=kv_capacity_tokens)
     if save_points is not None:
-        _write("--save-points", save_points, csv_of(points))
+        write_file("--save-points", save_points, csv_of(points))
     made = fit(points, start, name=name or f"{start.name}-calibrated", provenance=source)
     for sentence in sentences(made):
         click.echo(sentence, err=True)
@@ -80,7 +81,7 @@ def calibrate(
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write("--output", output, text)
+        write_file("--output", output, text)
         click.echo(f"Profile written to {output}: use it with --engine-profile {output}.", err=True)
     return 0
 
@@ -135,10 +136,3 @@ def _measured(url: str, seed: int, model: str | None) -> tuple[Points, str, int 
 
         found = asyncio.run(measure(url, model=model, seed=seed, progress=show))
     return found.points, found.model, found.kv_capacity_tokens
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option}: can't write {path}: {error.strerror}.") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from paceline.cli.options import JSON
+from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +31,14 @@ def document_text(document: Any, output: str) -> str:
     import yaml
 
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=WIDE))
+
+
+def write_file(option: str, path: Path, text: str) -> None:
+    """Write what ``option`` asks for. Raises ConfigError where that can't be."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option}: can't write {path}: {error.strerror}.") from None
 
 
 def make_console(*, aside: bool = False) -> Console:

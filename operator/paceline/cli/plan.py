@@ -9,8 +9,8 @@ import click
 
 from paceline.cli.exit_codes import FINE, NOT_FINE
 from paceline.cli.options import JSON, TABLE, YAML, output_format
+from paceline.cli.output import make_console, write_file
 from paceline.cli.workloads import read_profile, read_workload, trace_options
-from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def plan(
         if (note := words.change_of_mode(md, best)) is not None:
             click.echo(note, err=aside)
     if json_file is not None:
-        _write("--json", json_file, _json(found))
+        write_file("--json", json_file, _json(found))
     if plot_file is not None:
         from paceline.planning.plot import draw
 
@@ -112,7 +112,7 @@ def plan(
     if manifest is None:
         return NOT_FINE
     if manifest_file is not None:
-        _write("--manifest", manifest_file, manifest)
+        write_file("--manifest", manifest_file, manifest)
         click.echo(f"Manifest written to {manifest_file}.", err=aside)
     if output == YAML:
         click.echo(manifest, nl=False)
@@ -132,7 +132,6 @@ def _print_layouts(found: Plan) -> None:
 def _print_fleets(found: Plan, title: str, *, aside: bool) -> None:
     from rich.table import Table
 
-    from paceline.cli.output import make_console
     from paceline.planning.words import describe
 
     share = 100 * found.objective.target
@@ -217,10 +216,3 @@ def _json(found: Plan) -> str:
 
 def _finite(value: float) -> float | None:
     return value if value < float("inf") else None
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option}: can't write {path}: {error.strerror}.") from None

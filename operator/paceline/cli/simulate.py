@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paceline.cli.options import TABLE, output_format
+from paceline.cli.output import make_console, print_document, write_file
 from paceline.cli.workloads import read_profile, read_workload, trace_options
-from paceline.errors import ConfigError
 
 if TYPE_CHECKING:
     from paceline.simulator.report import PolicyReport, Report
@@ -61,7 +61,6 @@ def simulate(
     from rich.console import Console
 
     from paceline.cli.manifests import read_manifest
-    from paceline.cli.output import print_document
     from paceline.simulator.compare import compare, policy_names
     from paceline.simulator.report import report
     from paceline.simulator.scenario import settings_of
@@ -73,7 +72,8 @@ def simulate(
     runs = compare(names, workload, settings, Console(stderr=True))
     title = f"{workload.name}, {len(workload):,} requests in {workload.seconds / 60:.0f} min"
     result = report(title, runs)
-    _write_json(json_file, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if json_file is not None:
+        write_file("--json", json_file, msgspec.json.format(msgspec.json.encode(result)).decode() + "\n")
     if plot_file is not None:
         from paceline.simulator.plot import draw
 
@@ -85,19 +85,8 @@ def simulate(
     return 0
 
 
-def _write_json(path: Path | None, text: bytes) -> None:
-    if path is None:
-        return
-    try:
-        path.write_bytes(text)
-    except OSError as error:
-        raise ConfigError(f"--json: can't write {path}: {error.strerror}.") from None
-
-
 def _print(result: Report) -> None:
     from rich.table import Table
-
-    from paceline.cli.output import make_console
 
     table = Table(title=result.trace, title_justify="left")
     for name in ("policy", "attained", "of feasible", "TTFT p50/p90/p99 ms", "ITL p50/p90/p99 ms"):

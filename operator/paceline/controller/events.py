@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from datetime import UTC, datetime
 from typing import Final
 
 from paceline.api import labels
-from paceline.clock import Clock
+from paceline.clock import Clock, timestamp
 from paceline.controller.api import Json
 from paceline.controller.kinds import EVENT
 from paceline.controller.refusals import Conflict, NamespaceGoing, NotFound, NotLeader
@@ -69,7 +68,7 @@ class Events:
 
     async def _count_up(self, key: tuple[str, str]) -> None:
         count = self._counts.get(key, 1) + 1
-        await self._writer.merge(EVENT, *key, {"count": count, "lastTimestamp": self._now()})
+        await self._writer.merge(EVENT, *key, {"count": count, "lastTimestamp": timestamp(self._clock)})
         self._remember(key, count)
 
     def _remember(self, key: tuple[str, str], count: int) -> None:
@@ -79,7 +78,7 @@ class Events:
             self._counts.popitem(last=False)
 
     def _event(self, about: Json, name: str, reason: str, message: str, kind: str) -> Json:
-        metadata, now = about["metadata"], self._now()
+        metadata, now = about["metadata"], timestamp(self._clock)
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -102,6 +101,3 @@ class Events:
             "reportingComponent": f"{labels.GROUP}/operator",
             "reportingInstance": self._identity[:128],
         }
-
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

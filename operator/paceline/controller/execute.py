@@ -4,11 +4,10 @@ reconcile pass.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final
 
 from paceline.api import labels
-from paceline.clock import Clock
+from paceline.clock import Clock, timestamp
 from paceline.controller.api import Json
 from paceline.controller.events import Events
 from paceline.controller.kinds import BY_ID, POD, Kind
@@ -45,7 +44,7 @@ class Executor:
         namespace = about["metadata"]["namespace"]
         match action:
             case BeginRoleChange(pod, before, role):
-                notes = {labels.NEXT_ROLE: role.value, labels.ROLE_CHANGE_STARTED: self._now()}
+                notes = {labels.NEXT_ROLE: role.value, labels.ROLE_CHANGE_STARTED: timestamp(self._clock)}
                 await self._pod(namespace, pod, {"annotations": notes})
                 message = (
                     f"{pod} takes no new work: it is to serve {role} when it has finished what it has for {before}."
@@ -59,7 +58,7 @@ class Executor:
             case OpenGate(pod):
                 await self._gate(namespace, pod, is_open=True)
             case BeginDrain(pod, why):
-                notes = {labels.DRAIN: "true", labels.DRAIN_STARTED: self._now()}
+                notes = {labels.DRAIN: "true", labels.DRAIN_STARTED: timestamp(self._clock)}
                 await self._pod(namespace, pod, {"annotations": notes})
                 await self._events.write(about, "DrainStarted", f"{pod} takes no new work: {why}.")
             case FinishDrain(pod, overdue):
@@ -97,9 +96,6 @@ class Executor:
             "type": labels.SERVING_GATE,
             "status": "True" if is_open else "False",
             "reason": "Serving" if is_open else "Drained",
-            "lastTransitionTime": self._now(),
+            "lastTransitionTime": timestamp(self._clock),
         }
         self._state.pods.put(await self._writer.pod_condition(namespace, pod, condition))
-
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -206,13 +206,13 @@ class DeploymentPlanner:
             if not decision.changes_something:
                 return None
             resized = bool(decision.starts or decision.drains)
-            old, new = (_by_role(before), _as_status(decision.engines)) if resized else (
+            old, new = (EngineCounts.by_role(before), _as_status(decision.engines)) if resized else (
                 _as_status(decision.before), _as_status(decision.roles)
             )  # fmt: skip
         else:
             if wanted == dict(before) or (self.recommended == _as_status(decision.engines)):
                 return None
-            old, new = _by_role(before), _as_status(decision.engines)
+            old, new = EngineCounts.by_role(before), _as_status(decision.engines)
         words = plain_words(decision)
         if self.quota_note != self._noted:
             words.insert(1, self.quota_note)
@@ -266,9 +266,3 @@ def in_one(words: Sequence[str], *, most: int = LONGEST_REASON) -> str:
 
 def _as_status(counts: Counts) -> EngineCounts:
     return EngineCounts(prefill=counts.prefill, decode=counts.decode, both=counts.both)
-
-
-def _by_role(counts: Mapping[Role, int]) -> EngineCounts:
-    return EngineCounts(
-        prefill=counts.get(Role.PREFILL, 0), decode=counts.get(Role.DECODE, 0), both=counts.get(Role.BOTH, 0)
-    )

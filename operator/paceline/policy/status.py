@@ -154,7 +154,7 @@ def _planned(previous: ModelDeploymentStatus, view: ScalingView) -> ScalingStatu
 
 
 def _scaling(previous: ModelDeploymentStatus, counts: Mapping[Role, int], now: datetime) -> ScalingStatus | None:
-    before, after = _desired(previous.roles), _as_counts(counts)
+    before, after = _desired(previous.roles), EngineCounts.by_role(counts)
     if before is None or before == after:
         return previous.scaling
     decision = ScalingDecision(
@@ -175,12 +175,6 @@ def _desired(roles: Roles | None) -> EngineCounts | None:
         prefill=roles.prefill.desired if roles.prefill else 0,
         decode=roles.decode.desired if roles.decode else 0,
         both=roles.both.desired if roles.both else 0,
-    )
-
-
-def _as_counts(counts: Mapping[Role, int]) -> EngineCounts:
-    return EngineCounts(
-        prefill=counts.get(Role.PREFILL, 0), decode=counts.get(Role.DECODE, 0), both=counts.get(Role.BOTH, 0)
     )
 
 

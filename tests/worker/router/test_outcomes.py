@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
-
 from paceline.api.wire import Objective
 from paceline_worker.router.outcomes import Outcomes
+from tests.series import collected
 
 
 def samples(outcomes: Outcomes) -> dict[tuple[str, ...], float]:
-    registry = CollectorRegistry()
-    registry.register(outcomes)
-    return {
-        (sample.name.removeprefix("paceline_router_"), *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
-        for sample in family.samples
-    }
+    return collected(outcomes, "paceline_router_")
 
 
 def outcomes() -> Outcomes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.api.wire import Objective, RequestClass, RouterConfig
 from paceline_worker.router.slo import MISSED_BY, NO_CLASS, SloCounts
+from tests.series import collected
 
 
 @pytest.fixture
@@ -24,13 +23,7 @@ def slo() -> SloCounts:
 
 
 def samples(slo: SloCounts) -> dict[tuple[str, ...], float]:
-    registry = CollectorRegistry()
-    registry.register(slo)
-    return {
-        (sample.name.removeprefix("paceline_router_slo_"), *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
-        for sample in family.samples
-    }
+    return collected(slo, "paceline_router_slo_")
 
 
 def counts(slo: SloCounts, request_class: str) -> tuple[float, float]:

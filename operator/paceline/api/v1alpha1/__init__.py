@@ -4,51 +4,36 @@ One module a section of the spec; :mod:`~paceline.api.v1alpha1.rules` holds what
 :mod:`~paceline.api.v1alpha1.load` turns text into a valid resource. Import names from here.
 """
 
-from paceline.api.v1alpha1.base import PodTemplate, SecretKey, Toggle
-from paceline.api.v1alpha1.engine import EngineSpec, EnvVar, KvCache, Parallelism
+from paceline.api.v1alpha1.base import PodTemplate, Toggle
+from paceline.api.v1alpha1.engine import KvCache, Parallelism
 from paceline.api.v1alpha1.load import check_update, from_manifest, load
-from paceline.api.v1alpha1.model import LoraAdapter, ModelSpec, Source, SourceType
-from paceline.api.v1alpha1.pools import Accelerator, NodeLabel, Pool, PoolMode, Pools, Toleration
-from paceline.api.v1alpha1.resource import ModelDeployment, ModelDeploymentSpec, ObjectMeta
-from paceline.api.v1alpha1.routing import Routing, ServiceType
-from paceline.api.v1alpha1.scaling import Scaling, ScalingMode
-from paceline.api.v1alpha1.slo import Objective, RequestClass, Slo
+from paceline.api.v1alpha1.model import Source, SourceType
+from paceline.api.v1alpha1.pools import Accelerator, NodeLabel, Pool, PoolMode, Toleration
+from paceline.api.v1alpha1.resource import ModelDeployment, ModelDeploymentSpec
+from paceline.api.v1alpha1.scaling import ScalingMode
+from paceline.api.v1alpha1.slo import Objective
 from paceline.api.v1alpha1.status import Condition, ConditionStatus, ModelDeploymentStatus
-from paceline.api.v1alpha1.tenancy import CacheIsolation, Tenancy, TenancyMode, Tenant
+from paceline.api.v1alpha1.tenancy import CacheIsolation, TenancyMode
 
 __all__ = [
     "Accelerator",
     "CacheIsolation",
     "Condition",
     "ConditionStatus",
-    "EngineSpec",
-    "EnvVar",
     "KvCache",
-    "LoraAdapter",
     "ModelDeployment",
     "ModelDeploymentSpec",
     "ModelDeploymentStatus",
-    "ModelSpec",
     "NodeLabel",
-    "ObjectMeta",
     "Objective",
     "Parallelism",
     "PodTemplate",
     "Pool",
     "PoolMode",
-    "Pools",
-    "RequestClass",
-    "Routing",
-    "Scaling",
     "ScalingMode",
-    "SecretKey",
-    "ServiceType",
-    "Slo",
     "Source",
     "SourceType",
-    "Tenancy",
     "TenancyMode",
-    "Tenant",
     "Toggle",
     "Toleration",
     "check_update",

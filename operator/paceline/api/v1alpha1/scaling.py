@@ -94,3 +94,8 @@ class Scaling(Model):
     """How demand is forecast."""
     scale_to_zero: ScaleToZero = ScaleToZero()
     """What happens when no request comes at all."""
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether there may be no engine at all. Whoever wakes the deployment waits for one to start."""
+        return self.mode is ScalingMode.AUTO and self.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE

@@ -6,6 +6,7 @@ other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from paceline.api.v1alpha1.base import Model, Text, named_list, plain_list
+from paceline.api.wire import Role
 
 EngineCount = Annotated[int, Field(ge=0, le=100_000)]
 # The API server compares bounds as floats: above 2⁵³ − 1 it refuses every value.
@@ -107,6 +109,13 @@ class EngineCounts(Model):
     """Engines that generate tokens."""
     both: EngineCount = 0
     """Engines that do both."""
+
+    @classmethod
+    def by_role(cls, counts: Mapping[Role, int]) -> EngineCounts:
+        """Roles that are left out have none."""
+        return cls(
+            prefill=counts.get(Role.PREFILL, 0), decode=counts.get(Role.DECODE, 0), both=counts.get(Role.BOTH, 0)
+        )
 
 
 class ScalingDecision(Model):

@@ -5,7 +5,7 @@ is a :class:`~paceline.errors.ConfigError` that names the field. Durations and s
 Import names from here.
 """
 
-from paceline.api.wire.base import Document, decode, encode
+from paceline.api.wire.base import decode, encode
 from paceline.api.wire.engine import (
     Accelerators,
     EngineConfig,
@@ -53,7 +53,6 @@ __all__ = [
     "Admission",
     "ColdWarmSplit",
     "ConnectorKind",
-    "Document",
     "EngineConfig",
     "EngineEndpoint",
     "EnginePorts",

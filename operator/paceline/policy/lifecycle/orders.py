@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, ModelDeploymentStatus
-from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
 from paceline.api.wire import Role
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.resources import HardwarePool
@@ -75,7 +74,7 @@ def standing_counts(situation: Situation, *, totals: Mapping[str, int] | None = 
             total = min(max(sum(desired.get(role, 0) for role in limits), most - leaving, 0), most)
             total = total if totals is None else totals.get(pool.name, total)
             counts = _by_role(heads, limits, desired, total)
-        if own and not any(counts.values()) and _may_sleep(situation.md):
+        if own and not any(counts.values()) and situation.md.spec.scaling.may_sleep:
             result |= counts
             continue
         result |= {role: min(max(counts[role], least), most) for role, (least, most) in limits.items()}
@@ -88,11 +87,6 @@ def engines_held(situation: Situation) -> int:
     going = sum(pod.deleting for pod in pods)
     ordered = sum(one.replicas for one in situation.workloads if one.pool and not one.deleting)
     return max(len(pods) - going, ordered) + going
-
-
-def _may_sleep(md: ModelDeployment) -> bool:
-    scaling = md.spec.scaling
-    return scaling.mode is ScalingMode.AUTO and scaling.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE
 
 
 def kept_roles(fleet: Sequence[EngineRole], wanted: Mapping[Role, int], changes: Mapping[str, Role]) -> dict[str, Role]:

@@ -6,7 +6,7 @@ from paceline.policy.resources.children import OPTIONAL_KINDS, Children, childre
 from paceline.policy.resources.common import Images, Manifest
 from paceline.policy.resources.config import engine_config, engine_profile, revision, router_config
 from paceline.policy.resources.engine import EngineChildren
-from paceline.policy.resources.pools import FLEXIBLE, HardwarePool, RoleBounds, hardware_pools
+from paceline.policy.resources.pools import FLEXIBLE, HardwarePool, hardware_pools
 from paceline.policy.resources.router import RouterChildren
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "HardwarePool",
     "Images",
     "Manifest",
-    "RoleBounds",
     "RouterChildren",
     "children",
     "engine_config",

@@ -9,7 +9,6 @@ from typing import Final
 from paceline.api import wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, Toggle
 from paceline.api.v1alpha1.routing import Hedging, OutputHealth, Placement
-from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, ScalingMode
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
 from paceline.policy.resources.tenants import tenancy
@@ -115,7 +114,7 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
         admission=wire.Admission(
             max_queued_requests=admission.max_queued_requests,
             max_queue_seconds=admission.max_queue_seconds,
-            max_wake_seconds=spec.engine.start_deadline_seconds if _sleeps(md) else None,
+            max_wake_seconds=spec.engine.start_deadline_seconds if spec.scaling.may_sleep else None,
             max_body_bytes=admission.max_body_bytes,
             max_running_per_engine=admission.max_running_per_engine,
             max_queued_bytes=admission.max_queued_mebibytes * MEBIBYTE,
@@ -143,12 +142,6 @@ def _tokenizer(md: ModelDeployment) -> str:
         return BYTE_TOKENS
     source = _source(md.spec.model.name, md.spec.model.source)
     return TOKENIZER_PATH if source.kind is wire.SourceKind.HUGGING_FACE else source.reference
-
-
-def _sleeps(md: ModelDeployment) -> bool:
-    """Whether it may have no engine at all. Whoever wakes it waits for one to start."""
-    scaling = md.spec.scaling
-    return scaling.mode is ScalingMode.AUTO and scaling.scale_to_zero.policy is ScaleToZeroPolicy.WHEN_IDLE
 
 
 def revision(md: ModelDeployment, images: Images) -> str:
