@@ -12,13 +12,25 @@ import yaml
 
 from paceline.api import labels
 from paceline.api.conditions import ConditionType, Reason
-from paceline.cli.advice import ADVICE, WAITING
+from paceline.cli.advice import ADVICE
 from paceline.controller.lease import NAME as LEASE
 from paceline.controller.report import WARNINGS
 from tests.api.documents import ROOT
 from tests.cli.conftest import Command
 from tests.cli.fake_cluster import FakeCluster, at
 from tests.cli.scenes import NAME, condition, engine, event, lease, not_ready, ready_deployment, ready_status, spec
+
+WAITING = frozenset(
+    {
+        Reason.ENGINES_STARTING,
+        Reason.ENGINES_MISSING,
+        Reason.ENGINES_DRAINING,
+        Reason.ROUTERS_STARTING,
+        Reason.ROLLING_OUT,
+        Reason.NOT_OBSERVED_YET,
+    }
+)
+"""Reasons that pass by themselves: others say why, if they do not."""
 
 
 def test_a_deployment_that_is_well_says_so_and_what_it_consists_of(cluster: FakeCluster, paceline: Command) -> None:

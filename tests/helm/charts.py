@@ -20,6 +20,9 @@ from tests.programs import ROOT, helm
 CHART = ROOT / "helm" / "paceline"
 NAMESPACE = "paceline-system"
 RELEASE = "paceline"
+NAME = "paceline-operator"
+"""Of everything that the chart makes for that release."""
+REPLICAS = 2
 HELM_SECONDS = 180
 HEADER = (
     "# Rendered from helm/paceline with manifests/install.values.yaml (`make generate`); do not edit.\n"

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from paceline import __version__
-from paceline.policy.resources.install import NAME, cluster_rules, namespaced_rules, node_rules, own_rules
+from paceline.policy.resources.install import cluster_rules, namespaced_rules, node_rules, own_rules
 from paceline.policy.resources.network_policy import OPERATOR_LABELS, PROMETHEUS_LABELS
 from tests.api.documents import ROOT
-from tests.helm.charts import CHART, NAMESPACE, Manifest, install_manifest, refusal, run_helm, template
+from tests.helm.charts import CHART, NAME, NAMESPACE, Manifest, install_manifest, refusal, run_helm, template
 from tests.programs import promtool
 
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor,monitoring.coreos.com/v1/PrometheusRule")

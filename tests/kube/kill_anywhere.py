@@ -23,8 +23,8 @@ import yaml
 
 from paceline.api import labels
 from paceline.api.labels import GROUP, PLURAL, VERSION
-from paceline.policy.resources import install
 from tests.api.documents import ROOT
+from tests.helm.charts import NAME, NAMESPACE
 from tests.kube.client import Kube, Manifest, condition, connect
 from tests.kube.cluster import api_server
 from tests.kube.kubelet import Kubelet
@@ -228,7 +228,7 @@ def allow_lease(kube: Kube, namespace: str) -> None:
     """Let the operator's account keep a lease in another namespace than its own."""
     for manifest in yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text()):
         if manifest["kind"] in {"Role", "RoleBinding"}:
-            kube.apply({**manifest, "metadata": {"name": install.NAME, "namespace": namespace}}, namespace)
+            kube.apply({**manifest, "metadata": {"name": NAME, "namespace": namespace}}, namespace)
 
 
 def install_rights(bed: TestBed) -> Path:
@@ -236,7 +236,7 @@ def install_rights(bed: TestBed) -> Path:
     for manifest in yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text()):
         if manifest["kind"] not in {"CustomResourceDefinition", "Deployment"}:
             bed.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(manifest))
-    return bed.account_kubeconfig(install.NAMESPACE, install.NAME)
+    return bed.account_kubeconfig(NAMESPACE, NAME)
 
 
 def main() -> int:

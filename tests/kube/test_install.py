@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from paceline.policy.resources import install
 from tests.api.documents import ROOT
+from tests.helm.charts import NAME, NAMESPACE, REPLICAS
 from tests.kube.client import Kube, condition, until
 from tests.kube.kubelet import Kubelet
 from tests.kube.pods import ProcessSettings
@@ -22,17 +22,17 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def installed(testbed: TestBed, kubelet: Kubelet) -> Iterator[TestBed]:
-    kubelet.run_processes(install.NAMESPACE)
+    kubelet.run_processes(NAMESPACE)
     testbed.kubectl("apply", "-f", "manifests/install.yaml")
     try:
         yield testbed
     finally:
         # The other tests start operators of their own.
-        testbed.kubectl("delete", "deployment", "-n", install.NAMESPACE, install.NAME)
+        testbed.kubectl("delete", "deployment", "-n", NAMESPACE, NAME)
 
 
 def operators(kube: Kube) -> list[str]:
-    pods = kube.pods(install.NAMESPACE, "app.kubernetes.io/component=operator")
+    pods = kube.pods(NAMESPACE, "app.kubernetes.io/component=operator")
     return [pod["metadata"]["name"] for pod in pods if condition(pod, "Ready").get("status") == "True"]
 
 
@@ -44,7 +44,7 @@ def sample_scene(kube: Kube, namespace: str, file: str) -> Scene:
 
 
 def test_both_operators_get_ready_and_one_leads(installed: TestBed, kube: Kube) -> None:
-    until("two operators are ready", lambda: len(operators(kube)) == install.REPLICAS, seconds=60)
+    until("two operators are ready", lambda: len(operators(kube)) == REPLICAS, seconds=60)
     lease = "/apis/coordination.k8s.io/v1/namespaces/paceline-system/leases/paceline-operator"
     holder = until("somebody leads", lambda: (kube.get(lease) or {}).get("spec", {}).get("holderIdentity"))
     assert any(holder.startswith(name) for name in operators(kube))

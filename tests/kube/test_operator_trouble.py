@@ -15,6 +15,7 @@ import pytest
 
 from paceline.api import labels
 from paceline.policy.resources import install
+from tests.helm.charts import NAME
 from tests.kube.client import MERGE, Kube, until
 from tests.kube.kubelet import Kubelet
 from tests.kube.operators import Operator, running
@@ -176,7 +177,7 @@ class TestTheApiServer:
     def test_rights_that_are_really_missing_are_told_and_given_back(
         self, scene: Scene, kube: Kube, proxied: Operator, verbs: list[str], serves: bool
     ) -> None:
-        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{install.NAME}"
+        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{NAME}"
         whole: list[Any] = install.cluster_rules()
         left = [rule | {"verbs": verbs} if "networkpolicies" in rule["resources"] else rule for rule in whole]
         kube.ok("PATCH", path, {"rules": [rule for rule in left if rule["verbs"]]}, content_type=MERGE)

@@ -114,17 +114,6 @@ ADVICE: Final[dict[Reason, Advice]] = {
     Reason.CLOCK_SKEW: Advice("Set the clocks: Prometheus's and the operator's differ.", _EXPLAIN, _BLIND),
     Reason.ENGINE_MODEL_MISSING: Advice("Name the engine model that comes nearest.", _NAME_MODEL, _BLIND),
 }
-WAITING: Final = frozenset(
-    {
-        Reason.ENGINES_STARTING,
-        Reason.ENGINES_MISSING,
-        Reason.ENGINES_DRAINING,
-        Reason.ROUTERS_STARTING,
-        Reason.ROLLING_OUT,
-        Reason.NOT_OBSERVED_YET,
-    }
-)
-"""Reasons that pass by themselves: others say why, if they do not."""
 OPERATOR_SILENT: Final = "OperatorSilent"
 NOT_SEEN: Final = "SpecNotSeen"
 RESTARTING: Final = "EngineRestarted"

@@ -199,7 +199,6 @@ async def test_a_client_that_goes_away_cancels_its_handler(how: str) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            assert response.is_disconnected
             gone.set()
 
     async with running(wait) as server, client(server) as one:

@@ -91,11 +91,6 @@ class Response:
         """Whether a status was given; no other can be sent then."""
         return self.status != 0
 
-    @property
-    def is_disconnected(self) -> bool:
-        """Whether the client is gone."""
-        return not self._wire.writable
-
     def on_backpressure(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Have ``pause`` called when the client reads too slowly, ``resume`` when its buffer is low again."""
         self._on_pause, self._on_resume = pause, resume

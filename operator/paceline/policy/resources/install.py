@@ -15,12 +15,6 @@ from paceline.api import labels
 from paceline.api.crd import PlainDumper
 from paceline.policy.resources.common import Manifest
 
-NAMESPACE: Final = "paceline-system"
-NAME: Final = "paceline-operator"
-"""Of everything that the chart makes for a release called ``paceline``."""
-REPLICAS: Final = 2
-"""One leads; the other takes over within the lease's duration."""
-
 CHILDREN: Final = {
     "": ("configmaps", "services", "serviceaccounts"),
     "apps": ("deployments",),
