@@ -13,13 +13,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from paceline.policy.quantiles import interpolated
 from paceline.policy.scaling.fit import (
     Fit,
     PrefillPoint,
     StepPoint,
     fit_prefill,
     fit_step,
-    quantile,
     with_prefill,
     with_step,
 )
@@ -197,8 +197,8 @@ def _too_little(what: str, points: list[_Point], expected: list[float]) -> PartQ
         fitted=not reason,
         points=len(points),
         spread=spread,
-        median_error=quantile([abs(1 / ratio - 1) for ratio in ratios], 0.5),
-        drift=quantile(ratios, 0.5) if ratios else 1.0,
+        median_error=interpolated([abs(1 / ratio - 1) for ratio in ratios], 0.5),
+        drift=interpolated(ratios, 0.5) if ratios else 1.0,
         reason=reason,
     )
 
