@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-async def gone(*pids: int) -> None:
+async def gone(pids: Iterable[int]) -> None:
     """Wait until none of them runs."""
-    while any(is_running(pid) for pid in pids):  # noqa: ASYNC110  # nobody tells of the end of a process not one's own
+    left = list(pids)
+    while any(is_running(pid) for pid in left):  # noqa: ASYNC110  # nobody tells of the end of a process not one's own
         await asyncio.sleep(0.02)
 
 

@@ -92,7 +92,7 @@ def test_hardware_of_which_nothing_is_known_is_emulated_as_another_and_the_user_
 
 def test_a_profile_that_the_manifest_names_is_emulated() -> None:
     noted = {"paceline.dev/engine-profile": "llama-3.1-8b-h100-tp1"}
-    md = sample("quickstart.yaml")
+    md = sample("quickstart")
     md = md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})})
     assert plan(md).prefill_profile == "llama-3.1-8b-h100-tp1"
     assert plan(md, profile="tiny-cpu").prefill_profile == "tiny-cpu"
@@ -100,7 +100,7 @@ def test_a_profile_that_the_manifest_names_is_emulated() -> None:
 
 def test_an_unknown_profile_in_the_manifest_is_refused_with_those_that_are_known() -> None:
     noted = {"paceline.dev/engine-profile": "h999"}
-    md = sample("quickstart.yaml")
+    md = sample("quickstart")
     md = md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})})
     with pytest.raises(ConfigError, match=r"metadata\.annotations\[.*'h999' is not known; known are deepseek"):
         plan(md)

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.contract.engines import metric
+from tests.processes import gone
 from tests.vllm.engines import MODEL, EngineProcess
-from tests.worker.engine.support import gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -93,7 +93,7 @@ async def test_a_crash_of_the_engine_core_makes_it_unready_and_ends_the_worker(e
         await asyncio.sleep(0.02)
     assert engine.process is not None
     assert await asyncio.to_thread(engine.process.wait) == 4
-    await gone(list(processes))
+    await gone(processes)
     said = engine.log.read_text().splitlines()[-1]
     assert said.startswith("error: vLLM ended with ")
     assert "while it was serving" in said

@@ -66,7 +66,7 @@ async def test_a_child_that_ignores_the_request_is_killed_with_its_children(tmp_
     grandchild = int(pids.read_text())
     assert is_running(grandchild)
     assert describe_exit(await child.stop(0.1)) == "SIGKILL"
-    await gone(grandchild)
+    await gone([grandchild])
 
 
 async def test_what_a_dead_child_left_behind_is_killed_too(tmp_path: Path):
@@ -82,7 +82,7 @@ async def test_what_a_dead_child_left_behind_is_killed_too(tmp_path: Path):
     grandchild = int(pids.read_text())
     assert is_running(grandchild)
     await child.stop(0)
-    await gone(grandchild)
+    await gone([grandchild])
 
 
 async def test_a_program_that_does_not_exist_is_an_os_error():

@@ -72,7 +72,7 @@ async def test_sigterm_waits_for_a_stream_in_flight_and_exits_0(start: Start):
         await program.post("/release")
         assert [line async for line in lines if line] == ["data: [DONE]"]
     assert await program.process.wait() == 0
-    await gone(*program.descendants())
+    await gone(program.descendants())
 
 
 async def test_sigterm_waits_for_blocks_that_another_engine_still_fetches(start: Start):
@@ -100,7 +100,7 @@ async def test_a_second_signal_stops_at_once(start: Start):
         await program.until(lambda _, body: body.get("state") == "draining")
         program.process.send_signal(signal.SIGTERM)
         assert await program.process.wait() == 0
-    await gone(*program.descendants())
+    await gone(program.descendants())
 
 
 async def test_sigterm_while_starting_ends_the_start(start: Start):
@@ -297,7 +297,7 @@ async def test_a_fault_of_the_gpu_makes_it_unready_at_once_and_ends_it_with_a_st
     word = program.last_word.read_text()
     assert word.endswith("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered")
     assert f"error: {word}" in await program.output()
-    await gone(*program.descendants())
+    await gone(program.descendants())
 
 
 async def test_an_engine_that_does_no_step_is_unready_and_is_given_up_in_the_end(start: Start):
