@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from paceline.api import wire
+from paceline.api import labels, wire
 from paceline.policy.resources import Images, engine_config, engine_profile, hardware_pools, revision, router_config
 from tests.api.documents import deployment, sample
 
@@ -166,6 +166,14 @@ class TestEngineProfile:
 
     def test_is_unknown_for_unknown_hardware(self) -> None:
         assert router_config(sample("cpu")).engine_profile is None
+
+    def test_the_annotation_goes_before_what_is_known_of_the_hardware(self):
+        for name, used in (("llama-3.1-8b-h100-tp1", "llama-3.1-8b-h100-tp1"), ("abacus", "qwen3-32b-h200-tp2")):
+            md = sample("quickstart")
+            md = md.model_copy(
+                update={"metadata": md.metadata.model_copy(update={"annotations": {labels.ENGINE_PROFILE: name}})}
+            )
+            assert router_config(md).engine_profile == used
 
 
 class TestRevision:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from paceline.api import wire
+from paceline.api import labels, wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, Toggle
 from paceline.api.v1alpha1.routing import Hedging, OutputHealth, Placement
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
 from paceline.policy.resources.tenants import tenancy
 from paceline.policy.resources.tls import engine_tls, router_tls, router_to_engine_tls
-from paceline.policy.scaling.profiles import find_profile
+from paceline.policy.scaling.profiles import find_profile, known_profiles
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
 """Where the volume with the weights is mounted."""
@@ -58,7 +58,12 @@ def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
 
 
 def engine_profile(md: ModelDeployment, pool: HardwarePool) -> str | None:
-    """Name of the engine model that describes an engine of ``pool``; None when nothing is known of the hardware."""
+    """Name of the engine model that describes an engine of ``pool``: that of the annotation, or what is known of the
+    hardware. None when nothing is. A name that nobody knows is refused where the resource is accepted.
+    """
+    named = md.metadata.annotations.get(labels.ENGINE_PROFILE)
+    if named in known_profiles():
+        return named
     return find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
 
 
