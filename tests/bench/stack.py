@@ -37,7 +37,7 @@ class Stack:
     engine_urls: tuple[str, ...]
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], *, seconds: float = 30.0) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], *, seconds: float = 120.0) -> None:
     """Return when ``url`` answers 200. Raises RuntimeError when the process ends or the time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -28,7 +28,7 @@ from tests.series import total
 MODEL = "chaos"
 PROFILE = "qwen3-32b-h200-tp2"
 CONNECTOR = '{"kv_connector":"NixlConnector","kv_role":"kv_both","kv_load_failure_policy":"recompute"}'
-START_SECONDS = 60.0
+START_SECONDS = 180
 NOTICE_SECONDS = 0.5
 """From the death of an engine to its next start: a kubelet's first restart takes no longer."""
 STOP_SECONDS = 40.0

@@ -16,7 +16,7 @@ import httpx
 from tests.contract.engines import Engine
 from tests.processes import free_ports
 
-START_SECONDS = 30.0
+START_SECONDS = 180
 
 
 @contextmanager

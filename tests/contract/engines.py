@@ -115,7 +115,7 @@ async def metric(engine: Engine, sample: str, **labels: str) -> float:
 
 
 async def grown(
-    engine: Engine, sample: str, before: float, *, by: float = 1, seconds: float = 10.0, **labels: str
+    engine: Engine, sample: str, before: float, *, by: float = 1, seconds: float = 60.0, **labels: str
 ) -> float:
     """How much a counter has grown since it was ``before``, as soon as that is ``by`` or ``seconds`` are over.
 

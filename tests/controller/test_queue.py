@@ -15,7 +15,7 @@ def queue() -> WorkQueue[str]:
 
 
 async def taken(queue: WorkQueue[str]) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await queue.get()
 
 

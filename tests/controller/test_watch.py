@@ -40,7 +40,7 @@ class Seen:
         self.told.set()
 
     async def until(self, *changes: tuple[int | None, int | None]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while list(changes) != self.changes[-len(changes) :]:
                 self.told.clear()
                 await self.told.wait()

@@ -135,7 +135,7 @@ def model_path(namespace: str, name: str = "") -> str:
     return f"{base}/{name}" if name else base
 
 
-def until(what: str, look: Callable[[], T], *, seconds: float = 60, trouble: Callable[[], object] | None = None) -> T:
+def until(what: str, look: Callable[[], T], *, seconds: float = 180, trouble: Callable[[], object] | None = None) -> T:
     """The first answer of ``look`` that is true. A failure tells what was waited for and what there was instead."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

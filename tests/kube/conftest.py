@@ -20,7 +20,7 @@ from tests.kube.operators import Operator, running
 from tests.kube.scene import Scene
 from tests.kube.testbed import NEEDED, TestBed
 
-CRD_SECONDS = 60
+CRD_SECONDS = 180
 CONSECUTIVE = 5
 """Good answers in a row after which a new kind counts as served: before, answers come and go."""
 OPERATORS = ("operator", "proxied")

@@ -18,8 +18,8 @@ from tests.api.documents import ROOT
 from tests.kube.prefork import Forked, Prefork
 from tests.series import series, total
 
-START_SECONDS = 60
-STOP_SECONDS = 20
+START_SECONDS = 180
+STOP_SECONDS = 60
 PROGRAM = Path(sys.executable).with_name("paceline")
 
 

@@ -113,7 +113,7 @@ def event_reasons(scene: Scene) -> list[str]:
 
 def seen(scene: Scene) -> Scene:
     """Wait until the planner sees."""
-    scene.until_condition("MetricsAvailable", "True", seconds=60)
+    scene.until_condition("MetricsAvailable", "True", seconds=180)
     return scene
 
 

@@ -15,7 +15,7 @@ from tests import programs
 from tests.kube.operators import free_port
 
 SCRAPE_SECONDS = 1
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 @contextmanager

@@ -110,10 +110,10 @@ class Scene:
 
     # Waiting.
 
-    def until(self, what: str, look: Callable[[], Any], *, seconds: float = 60) -> Any:
+    def until(self, what: str, look: Callable[[], Any], *, seconds: float = 180) -> Any:
         return until(what, look, seconds=seconds, trouble=self.describe)
 
-    def until_ready(self, *, seconds: float = 60) -> Scene:
+    def until_ready(self, *, seconds: float = 180) -> Scene:
         """Wait until the last change is observed and everything asked for is there."""
 
         def settled() -> bool:
@@ -128,7 +128,7 @@ class Scene:
         self.until(f"{self.name} is Ready", settled, seconds=seconds)
         return self
 
-    def until_condition(self, kind: str, status: str, reason: str | None = None, *, seconds: float = 60) -> Manifest:
+    def until_condition(self, kind: str, status: str, reason: str | None = None, *, seconds: float = 180) -> Manifest:
         def found() -> Manifest | None:
             one = self.condition(kind)
             return one if one.get("status") == status and reason in {None, one.get("reason")} else None
@@ -136,10 +136,10 @@ class Scene:
         one: Manifest = self.until(f"{kind}={status} ({reason or 'any reason'})", found, seconds=seconds)
         return one
 
-    def until_roles(self, *, seconds: float = 60, **counts: int) -> None:
+    def until_roles(self, *, seconds: float = 180, **counts: int) -> None:
         self.until(f"engines in service: {counts}", lambda: self.roles() == counts, seconds=seconds)
 
-    def until_gone(self, *, seconds: float = 60) -> None:
+    def until_gone(self, *, seconds: float = 180) -> None:
         """Wait until nothing is left of the deployment."""
 
         def left() -> dict[str, list[str]]:

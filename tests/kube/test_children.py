@@ -8,7 +8,7 @@ from tests.api.documents import ROOT, SAMPLES
 from tests.kube.client import Kube, root
 from tests.kube.conftest import install_crd
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
 from tests.kube.traffic import PodHistory, Traffic
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400), pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -91,14 +91,14 @@ def test_a_drained_engine_goes_in_the_usual_order_under_load_and_no_request_is_l
     kubelet.run_processes(namespace, ProcessSettings(speed=20))
     scene = Scene(kube, namespace).pool(minReplicas=2, maxReplicas=3)
     scene.manifest["spec"]["engine"]["drainSeconds"] = 60
-    scene.apply().until_ready(seconds=120)
+    scene.apply().until_ready(seconds=180)
     victim = pod_of(scene, "decode")
     with Traffic(scene) as traffic, PodHistory(scene) as history:
         traffic.wait_for_more(10)
         code, out, err = paceline("drain", victim, "-n", namespace)
         assert (code, err) == (0, "")
         traffic.wait_for_more(10)
-        scene.until_ready(seconds=120)
+        scene.until_ready(seconds=180)
         traffic.wait_for_more(10)
     assert traffic.outcome.failed == []
     assert out.splitlines()[-1] == f"{victim}: gone; its workload makes another one."
@@ -121,15 +121,15 @@ def test_a_flip_changes_the_role_of_that_very_engine_under_load_and_it_stays_so(
 ) -> None:
     kubelet.run_processes(namespace, ProcessSettings(speed=20))
     scene = planned(kube, namespace, mode="Recommend", roleChangePolicy=policy)
-    scene.apply().until_ready(seconds=120)
+    scene.apply().until_ready(seconds=180)
     decode = pod_of(scene, "decode")
     code, _, err = paceline("flip", decode, "--to", "prefill", "-n", namespace)
     assert code == 1
     assert "0 decode engines would be left" in err
     scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 2
-    scene.apply().until_roles(prefill=1, decode=2, seconds=120)
+    scene.apply().until_roles(prefill=1, decode=2, seconds=180)
     scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 1
-    scene.apply().until_ready(seconds=120)
+    scene.apply().until_ready(seconds=180)
     before, chosen = scene.names(), pod_of(scene, "decode")
     with Traffic(scene) as traffic:
         traffic.wait_for_more(10)
@@ -140,7 +140,7 @@ def test_a_flip_changes_the_role_of_that_very_engine_under_load_and_it_stays_so(
     assert traffic.outcome.failed == []
     assert scene.roles() == {"prefill": 2, "decode": 1}
     assert scene.names() == before
-    scene.until_ready(seconds=60)
+    scene.until_ready(seconds=180)
     assert f"{chosen} serves prefill now, decode before." in {one["message"] for one in scene.events()}
 
 

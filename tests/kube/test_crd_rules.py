@@ -17,7 +17,7 @@ from tests.api.documents import (
 )
 from tests.kube.client import Kube, collection
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 UNPROCESSABLE = 422
 BAD_REQUEST = 400

@@ -80,14 +80,14 @@ def test_every_query_of_every_panel_has_an_answer(
     with scraping(tmp_path, file) as prometheus:
         flags = ("--namespace", namespace, "--lease-namespace", namespace, "--prometheus-url", prometheus.url)
         with running(operator_account, tmp_path / "operator.log", *flags) as operator:
-            scene.apply().until_ready(seconds=120)
+            scene.apply().until_ready(seconds=180)
             write(operator)
             seen(scene)
             scene.manifest["spec"]["pools"]["decode"]["minReplicas"] = 1
             scene.apply().until_ready()
             began = time.monotonic()
             with Load(scene, rate=3.5, prompt=6000, answer=60) as load:
-                scene.until_roles(prefill=2, decode=1, seconds=90)
+                scene.until_roles(prefill=2, decode=1, seconds=180)
                 write(operator)
                 time.sleep(max(0.0, LOOKED_SECONDS - (time.monotonic() - began)))
             boards = [name for name in DASHBOARDS if name != TENANTS]

@@ -29,7 +29,7 @@ from tests.kube.scene import Scene
 from tests.kube.testbed import NEEDED, TestBed
 from tests.programs import helm
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 RELEASE, NAMESPACE, OPERATOR = "paceline", "paceline-system", "paceline-operator"
 FOLLOWED = [page for page in ("docs/operations/helm.md", "README.md") if "helm install" in (ROOT / page).read_text()]
@@ -133,7 +133,7 @@ def test_a_release_without_an_operator_fails_its_test(bed: TestBed, served: Scen
     """Comes before the upgrade, which brings the operator back."""
     run(bed, "upgrade", CHART, *UPGRADE, "--set", "operator.replicas=0,test.timeoutSeconds=5")
     operators = "app.kubernetes.io/component=operator"
-    until("no operator runs", lambda: not bed.kube.pods(NAMESPACE, operators), seconds=60)
+    until("no operator runs", lambda: not bed.kube.pods(NAMESPACE, operators), seconds=180)
     assert "Failed" in run(bed, "test", "--timeout", "60s", check=False)
 
 
@@ -187,6 +187,6 @@ def test_uninstalling_keeps_deployments_and_what_serves_them(bed: TestBed, serve
     before = pods_of(served)
     assert "CustomResourceDefinition" in run(bed, "uninstall", "--wait", "--timeout", "60s"), "helm names what it keeps"
     gone = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{OPERATOR}"
-    until("the operator is gone", lambda: bed.kube.get(gone) is None, seconds=60)
+    until("the operator is gone", lambda: bed.kube.get(gone) is None, seconds=180)
     assert pods_of(served) == before
     assert answers(served)

@@ -17,7 +17,7 @@ from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def sample_scene(kube: Kube, namespace: str, file: str) -> Scene:
 
 
 def test_both_operators_get_ready_and_one_leads(installed: TestBed, kube: Kube) -> None:
-    until("two operators are ready", lambda: len(operators(kube)) == REPLICAS, seconds=60)
+    until("two operators are ready", lambda: len(operators(kube)) == REPLICAS, seconds=180)
     lease = "/apis/coordination.k8s.io/v1/namespaces/paceline-system/leases/paceline-operator"
     holder = until("somebody leads", lambda: (kube.get(lease) or {}).get("spec", {}).get("holderIdentity"))
     assert any(holder.startswith(name) for name in operators(kube))
@@ -65,4 +65,4 @@ def test_an_applied_file_gets_ready_and_answers(
     assert choice["finish_reason"] == "length"
     assert choice["text"]
     installed.kubectl("delete", "-n", namespace, "-f", f"manifests/{file}")
-    scene.until_gone(seconds=90)
+    scene.until_gone(seconds=180)

@@ -15,7 +15,7 @@ from tests.kube.operators import Operator
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300), pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 
 
 def engine(scene: Scene) -> Manifest:
@@ -221,4 +221,4 @@ def test_a_restart_of_the_server_of_resources_loses_nothing(scene: Scene, testbe
     scene.apply().until_ready()
     testbed.restart("crdserver")
     testbed.until_steady(scene.path)
-    scene.change("spec.routing.replicas", 2).until_ready(seconds=90)
+    scene.change("spec.routing.replicas", 2).until_ready(seconds=180)

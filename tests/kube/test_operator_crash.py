@@ -14,7 +14,7 @@ from tests.kube.operators import running, start
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 KEPT = {"selector", "ports", "replicas", "template"}
 
@@ -43,7 +43,7 @@ def test_of_two_operators_one_acts_and_the_other_takes_over_when_it_ends(
     with running(operator_account, tmp_path / "one.log", *flags(scene.namespace), identity="one") as one:
         other = start(operator_account, tmp_path / "other.log", *flags(scene.namespace), identity="other")
         try:
-            until("the other runs too", lambda: other.runs, seconds=60)
+            until("the other runs too", lambda: other.runs, seconds=180)
             scene.apply().until_ready()
             assert (one.leads, other.leads) == (True, False)
             assert (one.writes() > 0, other.writes()) == (True, 0)
@@ -65,13 +65,13 @@ def test_a_leader_that_was_frozen_does_not_write_when_it_wakes_up(
             before = one.writes()
             one.pause()
             scene.change("spec.routing.replicas", 2)
-            until("the other leads", lambda: other.leads, seconds=60)
+            until("the other leads", lambda: other.leads, seconds=180)
             scene.until_ready()
             scene.change("spec.engine.image", "paceline/worker:next")
             # In the middle of the roll-out the first one wakes up and believes that no time has passed.
             one.resume()
             until("it knows", lambda: not one.leads, seconds=30)
-            scene.until_ready(seconds=90)
+            scene.until_ready(seconds=180)
             assert one.writes() == before
         finally:
             other.stop()

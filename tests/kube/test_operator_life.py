@@ -15,7 +15,7 @@ from tests.kube.operators import Operator
 from tests.kube.scene import CHILD_KINDS, Scene
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300), pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 
 
 def test_an_applied_deployment_gets_all_its_children_and_says_that_it_is_ready(scene: Scene) -> None:
@@ -85,7 +85,7 @@ def test_nothing_is_written_while_nothing_changes(scene: Scene, kube: Kube, oper
         return (operator.writes(), scene.resource["metadata"]["resourceVersion"]) == (writes, version)
 
     # Writes are counted for all deployments, and one of an earlier test may still be going.
-    scene.until("two passes in a row without writes", lambda: at_rest() and at_rest(), seconds=60)
+    scene.until("two passes in a row without writes", lambda: at_rest() and at_rest(), seconds=180)
 
 
 @pytest.mark.parametrize("kind", sorted(CHILD_KINDS.keys() - {"Pod"}))

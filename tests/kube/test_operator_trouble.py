@@ -23,7 +23,7 @@ from tests.kube.proxy import Ask, Expire, Proxy, Refuse
 from tests.kube.scene import Scene
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="class")
@@ -78,7 +78,7 @@ class TestPods:
         assert "few" in told["message"]
         kube.ok("PATCH", f"{quotas}/few", {"spec": {"hard": {"requests.nvidia.com/gpu": "9"}}}, content_type=MERGE)
         # The ReplicaSet controller tries again with growing pauses.
-        scene.until_ready(seconds=120)
+        scene.until_ready(seconds=180)
 
     def test_never_more_engines_than_the_budget_allows(self, scene: Scene) -> None:
         scene.pool(maxReplicas=4, minReplicas=2).set("spec.scaling.gpuBudget", 4).apply().until_ready()
@@ -130,7 +130,7 @@ class TestTheApiServer:
             return Refuse(429, "TooManyRequests", (("Retry-After", "1"),))
 
         proxy.spoil = throttle
-        scene.apply().until_ready(seconds=120)
+        scene.apply().until_ready(seconds=180)
         assert proxy.spoiled >= 5
 
     def test_a_server_that_fails_every_third_time_is_asked_again(
@@ -138,7 +138,7 @@ class TestTheApiServer:
     ) -> None:
         dice = random.Random(2)
         proxy.spoil = lambda ask: Refuse(503, "ServiceUnavailable") if dice.random() < 0.33 and not ask.watch else None
-        scene.apply().until_ready(seconds=120)
+        scene.apply().until_ready(seconds=180)
         scene.delete()
         proxy.spoil = lambda ask: None
         scene.until_gone()
@@ -171,7 +171,7 @@ class TestTheApiServer:
         told = scene.until_condition("Ready", "False", "Forbidden")
         assert said in told["message"]
         proxy.spoil = lambda ask: None
-        scene.until_ready(seconds=90)
+        scene.until_ready(seconds=180)
 
     @pytest.mark.parametrize(("verbs", "serves"), [(["get", "list", "watch"], True), ([], False)])
     def test_rights_that_are_really_missing_are_told_and_given_back(
@@ -189,7 +189,7 @@ class TestTheApiServer:
                 scene.until_roles(prefill=1, decode=1)
         finally:
             kube.ok("PATCH", path, {"rules": whole}, content_type=MERGE)
-        scene.until_ready(seconds=90)
+        scene.until_ready(seconds=180)
 
     def test_a_server_that_does_not_name_our_kind_for_a_while_is_survived(
         self, scene: Scene, proxy: Proxy, proxied: Operator
@@ -211,11 +211,11 @@ class TestTheApiServer:
         assert listed.wait(60)
         time.sleep(2)
         # Far below the time after which everything is looked at anyway.
-        scene.change("spec.routing.replicas", 2).until_ready(seconds=60)
+        scene.change("spec.routing.replicas", 2).until_ready(seconds=180)
 
     def test_a_restart_of_the_api_server_is_survived(self, scene: Scene, testbed: TestBed, proxied: Operator) -> None:
         scene.apply().until_ready()
         testbed.restart("apiserver")
         testbed.until_steady(scene.path)
-        scene.change("spec.routing.replicas", 2).until_ready(seconds=120)
+        scene.change("spec.routing.replicas", 2).until_ready(seconds=180)
         assert proxied.process.poll() is None

@@ -12,7 +12,7 @@ from tests.cli.test_plan import files, plan
 from tests.kube.client import Kube
 
 __all__ = ["files"]
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 
 def test_the_server_takes_the_recommended_manifest_and_reads_it_as_python_does(

@@ -10,7 +10,7 @@ from tests.kube.planned import GPUS, Load, Watched, event_reasons, gpus, history
 from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400), pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def processes(kubelet: Kubelet, namespace: str) -> str:
 
 
 def served(scene: Scene) -> Scene:
-    return seen(scene.apply().until_ready(seconds=120))
+    return seen(scene.apply().until_ready(seconds=180))
 
 
 @pytest.mark.parametrize("policy", ["AtOnce", "DrainFirst"])
@@ -35,7 +35,7 @@ def test_long_prompts_make_a_decode_engine_a_prefill_engine_and_no_stream_notice
     scene.apply().until_ready()
     uids = {pod["metadata"]["uid"] for pod in scene.pods()}
     with Watched(lambda: gpus(scene)) as held, Load(scene, rate=5.0, prompt=6000, answer=60) as load:
-        scene.until_roles(prefill=2, decode=1, seconds=90)
+        scene.until_roles(prefill=2, decode=1, seconds=180)
     assert load.failed == []
     assert len(load.results) > 10
     assert {pod["metadata"]["uid"] for pod in scene.pods()} == uids, "an engine was started for it"
@@ -57,7 +57,7 @@ def test_scale_down_while_streams_run_cuts_none(kube: Kube, processes: str) -> N
     served(scene)
     scene.pool(minReplicas=1).apply()
     with Load(scene, rate=0.8, prompt=400, answer=900) as load:
-        scene.until_roles(prefill=1, decode=1, seconds=120)
+        scene.until_roles(prefill=1, decode=1, seconds=180)
     assert load.failed == []
     assert len(load.results) > 5
     reasons = event_reasons(scene)
@@ -68,10 +68,10 @@ def test_scale_down_while_streams_run_cuts_none(kube: Kube, processes: str) -> N
 def test_traffic_that_falls_to_zero_leaves_the_minimum_and_whole_numbers(kube: Kube, processes: str) -> None:
     scene = served(planned(kube, processes))
     with Load(scene, rate=6.0, prompt=6000, answer=20, seconds=25) as load:
-        scene.until("it has grown", lambda: sum(scene.roles().values()) > 2, seconds=90)
+        scene.until("it has grown", lambda: sum(scene.roles().values()) > 2, seconds=180)
     assert load.failed == []
-    scene.until_roles(prefill=1, decode=1, seconds=120)
-    scene.until_ready(seconds=60)
+    scene.until_roles(prefill=1, decode=1, seconds=180)
+    scene.until_ready(seconds=180)
     assert scene.status["scaling"]["recommended"] == {"prefill": 1, "decode": 1, "both": 0}
     assert scene.condition("MetricsAvailable")["status"] == "True"
 
@@ -99,38 +99,38 @@ def test_an_engine_that_never_comes_does_not_stop_the_loop_and_the_status_says_s
     }
     kube.ok("POST", f"/api/v1/namespaces/{processes}/resourcequotas", quota)
     with Load(scene, rate=6.0, prompt=6000, answer=20) as load:
-        scene.until("more is ordered", lambda: "Scaled" in event_reasons(scene), seconds=60)
-        scene.until_condition("Progressing", "True", "QuotaExceeded", seconds=60)
+        scene.until("more is ordered", lambda: "Scaled" in event_reasons(scene), seconds=180)
+        scene.until_condition("Progressing", "True", "QuotaExceeded", seconds=180)
         decided = len(history(scene))
-        scene.until("it says what is late", lambda: "not ready by" in str(history(scene)).lower(), seconds=90)
+        scene.until("it says what is late", lambda: "not ready by" in str(history(scene)).lower(), seconds=180)
         assert len(history(scene)) <= decided + 3
         assert scene.condition("MetricsAvailable")["status"] == "True"
         kube.delete(f"/api/v1/namespaces/{processes}/resourcequotas/full")
-        scene.until("it has grown", lambda: sum(scene.roles().values()) > 2, seconds=120)
+        scene.until("it has grown", lambda: sum(scene.roles().values()) > 2, seconds=180)
     assert load.failed == []
 
 
 def test_replicas_edited_by_hand_are_put_back_and_it_says_so(kube: Kube, processes: str) -> None:
     scene = served(planned(kube, processes))
     scale(kube, scene, 4)
-    scene.until("it says so", lambda: "ReplicasPutBack" in event_reasons(scene), seconds=60)
-    scene.until("it is put back", lambda: len(scene.pods()) == 2, seconds=90)
-    scene.until_ready(seconds=60)
+    scene.until("it says so", lambda: "ReplicasPutBack" in event_reasons(scene), seconds=180)
+    scene.until("it is put back", lambda: len(scene.pods()) == 2, seconds=180)
+    scene.until_ready(seconds=180)
     message = next(event["message"] for event in scene.events() if event["reason"] == "ReplicasPutBack")
     assert "was set to 4 engines by hand; the planner's number is 2" in message
 
 
 def test_in_mode_recommend_nothing_is_done_and_replicas_are_the_users(kube: Kube, processes: str) -> None:
     scene = served(planned(kube, processes, mode="Recommend"))
-    with Load(scene, rate=6.0, prompt=6000, answer=20, seconds=60) as load:
-        scene.until("it recommends", lambda: "ScalingRecommended" in event_reasons(scene), seconds=60)
+    with Load(scene, rate=6.0, prompt=6000, answer=20, seconds=180) as load:
+        scene.until("it recommends", lambda: "ScalingRecommended" in event_reasons(scene), seconds=180)
     assert load.failed == []
     assert sum(scene.roles().values()) == 2
     assert history(scene)[0]["reason"].startswith("Recommended, not done:")
     scale(kube, scene, 3)
-    scene.until("it says so", lambda: "ReplicasAccepted" in event_reasons(scene), seconds=60)
-    scene.until("they serve", lambda: sum(scene.roles().values()) == 3, seconds=60)
-    scene.until_ready(seconds=60)
+    scene.until("it says so", lambda: "ReplicasAccepted" in event_reasons(scene), seconds=180)
+    scene.until("they serve", lambda: sum(scene.roles().values()) == 3, seconds=180)
+    scene.until_ready(seconds=180)
 
 
 def scale(kube: Kube, scene: Scene, replicas: int) -> None:

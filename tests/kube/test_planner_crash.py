@@ -16,7 +16,7 @@ from tests.kube.operators import Operator, start
 from tests.kube.planned import Load, Watched, gpus, planned
 from tests.kube.pods import ProcessSettings
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 CRASH = "PACELINE_FAULT_CRASH_AFTER_WRITES"
 BUDGET = 6

@@ -16,7 +16,7 @@ from tests.kube.planned import GPUS, Load, Watched, history, planned, seen
 from tests.kube.pods import ProcessSettings
 from tests.kube.scene import Scene
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
 
 QUOTA = 6 * GPUS
 """Two engines for each deployment's minimum, and two to share."""
@@ -64,7 +64,7 @@ def test_who_needs_gpus_gets_them_from_who_has_more_than_its_share_and_gives_the
         return sum(first.roles().values()), sum(second.roles().values())
 
     with Watched(held) as watched, Load(first, rate=3.0, prompt=12_000, answer=20, seconds=600) as load:
-        first.until("the first takes what is free", lambda: engines() == (4, 2), seconds=120)
+        first.until("the first takes what is free", lambda: engines() == (4, 2), seconds=180)
         with Load(second, rate=3.0, prompt=12_000, answer=20) as more:
             second.until("the second has its share", lambda: engines() == split, seconds=200)
             more.cease()

@@ -28,7 +28,7 @@ from tests.kube.prometheus import prometheus
 from tests.planner.pages import FakeRouter, text_of
 from tests.planner.servers import serving
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 NAME = "small-router-7d4b9c-x2k9p"
 
@@ -153,13 +153,13 @@ def test_an_operator_holds_while_prometheus_is_away_and_goes_on_when_it_comes(
     flags = ("--namespace", namespace, "--lease-namespace", namespace, "--prometheus-url", f"http://127.0.0.1:{port}")
     scene = planned(kube, namespace)
     with running(operator_account, tmp_path / "operator.log", *flags, identity="planner"):
-        scene.apply().until_ready(seconds=120)
-        found = scene.until_condition("MetricsAvailable", "False", "MetricsUnreachable", seconds=60)
+        scene.apply().until_ready(seconds=180)
+        found = scene.until_condition("MetricsAvailable", "False", "MetricsUnreachable", seconds=180)
         assert "Prometheus can't be asked" in found["message"]
         pod = scene.pods("router")[0]
         target = (f"{scene.router()}:8080", {"namespace": namespace, "pod": pod["metadata"]["name"]})
         with prometheus(tmp_path / "prometheus", {"routers": [target]}, port=port):
             seen(scene)
-        scene.until_condition("MetricsAvailable", "False", "MetricsUnreachable", seconds=60)
+        scene.until_condition("MetricsAvailable", "False", "MetricsUnreachable", seconds=180)
         assert dict(scene.roles()) == {"prefill": 1, "decode": 1}
         assert scene.complete().status_code == 200

@@ -17,7 +17,7 @@ from tests.kube.client import STRATEGIC, Kube, Manifest, condition, until
 from tests.kube.kubelet import Kubelet
 from tests.kube.testbed import TestBed
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 KINDS = OPTIONAL_KINDS - {"policy/v1/PodDisruptionBudget", "monitoring.coreos.com/v1/PodMonitor"}
 
@@ -135,7 +135,7 @@ def test_the_fleet_outlives_the_api_server(served: Served, testbed: TestBed) -> 
     testbed.restart("apiserver")
     address = other["status"]["podIP"]
     assert address
-    until("the server", lambda: _answers(served.kube), seconds=60)
+    until("the server", lambda: _answers(served.kube), seconds=180)
     until("the router", lambda: served.complete().status_code == 200)
     served.open(other, "prefill")
     until("the other engine", lambda: len(served.believes()) == 2, trouble=served.believes)

@@ -16,7 +16,7 @@ from tests.kube.client import Kube, condition, until
 from tests.kube.kubelet import Kubelet
 from tests.kube.test_router_discovery import KINDS, Served
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
 TENANTS = ("chat", "batch")
 

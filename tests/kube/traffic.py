@@ -51,7 +51,7 @@ class Traffic:
         self._stop.set()
         self._thread.join(120)
 
-    def wait_for_more(self, count: int, *, seconds: float = 60) -> None:
+    def wait_for_more(self, count: int, *, seconds: float = 180) -> None:
         """Wait until so many more streams have ended well."""
         with self._enough:
             goal = self.outcome.completed + count

@@ -16,7 +16,7 @@ import aiohttp
 
 from tests.programs import chromium
 
-START_SECONDS = 60
+START_SECONDS = 180
 WAIT_SECONDS = 40
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",

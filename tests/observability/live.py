@@ -24,7 +24,7 @@ from tests.programs import ROOT, prometheus
 
 NAMESPACE, DEPLOYMENT = "default", "quickstart"
 """Those of the local run's ModelDeployment."""
-START_SECONDS = 90
+START_SECONDS = 180
 STOP_SECONDS = 30
 SCRAPE_SECONDS = 1
 TENANTS: dict[str, dict[str, int]] = {"analytics": {"tokensPerMinute": 150_000}, "chat": {}}

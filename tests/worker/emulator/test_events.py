@@ -46,7 +46,7 @@ async def replayed(of: Publisher, start: int) -> list[tuple[int, list[dict[str, 
     try:
         dealer.connect(of.settings.replay_endpoint)
         await dealer.send_multipart((b"", start.to_bytes(8, "big")))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 _, topic, number, payload = await dealer.recv_multipart()
                 if number == END_OF_REPLAY:

@@ -32,7 +32,7 @@ class Holder:
         return Location("127.0.0.1", self.source.port, request)
 
     async def freed_once(self, request: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.changed.wait()
         assert self.freed == [request]
         assert self.source.held == 0

@@ -38,18 +38,18 @@ class Client:
 
     async def rest(self) -> bytes:
         """Everything until the server closes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.reader.read()
 
     async def until(self, end: bytes) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.reader.readuntil(end)
 
     async def answer(self) -> tuple[int, bytes]:
         """Status and body of one answer with a Content-Length."""
         head = await self.until(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return int(head.split()[1]), await self.reader.readexactly(length)
 
 

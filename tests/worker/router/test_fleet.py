@@ -55,7 +55,7 @@ async def test_what_runs_on_an_engine_goes_on_while_it_drains(tmp_path: Path) ->
     one.behaviour = wait
     async with bench(tmp_path, one) as router:
         request = asyncio.create_task(router.complete())
-        await asyncio.wait_for(one.hanging.wait(), 10)
+        await asyncio.wait_for(one.hanging.wait(), 60)
         router.write_fleet()
         await until(lambda: len(router.router.fleet) == 0)
         go.set()
@@ -106,7 +106,7 @@ async def test_a_fleet_file_that_is_not_valid_is_refused_and_the_last_good_one_k
     one = FakeEngine("a")
     async with bench(tmp_path, one) as router:
         replace(router.fleet_file, document)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await router.metric("fleet_refused_total") == 0:  # noqa: ASYNC110 - what has no event
                 await asyncio.sleep(0.005)
         assert "The last good fleet stays in force." in caplog.text

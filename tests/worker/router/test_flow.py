@@ -192,11 +192,11 @@ async def test_a_client_that_goes_away_takes_its_upstream_request_along(tmp_path
     busy.behaviour = stream_then_hang if where == "stream" else hang
     async with bench(tmp_path, decode, prefill) as router:
         request = asyncio.create_task(router.complete(LONG, stream=where == "stream"))
-        await asyncio.wait_for(busy.hanging.wait(), 10)
+        await asyncio.wait_for(busy.hanging.wait(), 60)
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
             await request
-        await asyncio.wait_for(busy.abandoned.wait(), 10)
+        await asyncio.wait_for(busy.abandoned.wait(), 60)
         await until(router.is_idle)
         assert await router.metric("requests_total", outcome="cancelled", path="/v1/completions") == 1
         assert where != "prefill" or decode.seen == []
@@ -265,7 +265,7 @@ async def test_a_full_queue_ends_with_429_and_retry_after(tmp_path: Path) -> Non
     admission = wire.Admission(max_running_per_engine=1, max_queued_requests=1, max_queue_seconds=30)
     async with bench(tmp_path, decode, prefill, admission=admission) as router:
         first = asyncio.create_task(router.complete())
-        await asyncio.wait_for(decode.hanging.wait(), 10)
+        await asyncio.wait_for(decode.hanging.wait(), 60)
         second = asyncio.create_task(router.complete())
         await until(lambda: router.router.gate.waiting == 1)
         reply = await router.complete()

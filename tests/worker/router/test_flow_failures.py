@@ -83,7 +83,7 @@ async def test_a_prefill_engine_that_leaves_the_fleet_is_not_waited_for(tmp_path
         await prefill.hanging.wait()
         router.write_fleet(decode)
         assert (await reply).status_code == 200
-        await asyncio.wait_for(prefill.abandoned.wait(), 10)
+        await asyncio.wait_for(prefill.abandoned.wait(), 60)
 
 
 # --- the decode side fails before the first byte: another engine
@@ -138,7 +138,7 @@ async def test_an_engine_that_never_answers_ends_in_a_timeout(tmp_path: Path) ->
         reply = await router.complete()
         assert reply.status_code == 504
         assert "no answer within 0.1 s" in reply.json()["error"]["message"]
-        await asyncio.wait_for(decode.abandoned.wait(), 10)
+        await asyncio.wait_for(decode.abandoned.wait(), 60)
 
 
 async def test_retries_are_bounded_by_a_budget(tmp_path: Path) -> None:
@@ -174,4 +174,4 @@ async def test_a_stream_that_stalls_ends_with_an_error_event(tmp_path: Path) -> 
     async with bench(tmp_path, decode, prefill, timeouts=wire.Timeouts(idle_milliseconds=100)) as router:
         reply = await router.complete(stream=True)
         assert "nothing more of the answer within 0.1 s" in reply.text
-        await asyncio.wait_for(decode.abandoned.wait(), 10)
+        await asyncio.wait_for(decode.abandoned.wait(), 60)

@@ -69,14 +69,14 @@ async def test_sigterm_lets_requests_finish_and_ends_with_0(tmp_path: Path) -> N
         await ready(client, admin)
         body = {"model": MODEL, "prompt": "x"}
         request = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/v1/completions", json=body))
-        await asyncio.wait_for(engine.hanging.wait(), 10)
+        await asyncio.wait_for(engine.hanging.wait(), 60)
         router.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.get(f"http://127.0.0.1:{admin}/readyz")).status_code == 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         go.set()
         assert (await request).json() == {"ok": True}
-        assert await asyncio.wait_for(router.wait(), 10) == 0
+        assert await asyncio.wait_for(router.wait(), 60) == 0
     await engine.stop()
 
 
@@ -85,9 +85,9 @@ async def test_it_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     async with process(tmp_path, *free_ports(2), reading) as router:
         os.close(reading)
         assert router.stderr is not None
-        assert b"listens on" in await asyncio.wait_for(_line_with(router.stderr, b"listens"), 20)
+        assert b"listens on" in await asyncio.wait_for(_line_with(router.stderr, b"listens"), 60)
         os.close(writing)
-        assert await asyncio.wait_for(router.wait(), 10) == 1
+        assert await asyncio.wait_for(router.wait(), 60) == 1
 
 
 async def _line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
@@ -103,7 +103,7 @@ async def test_a_port_in_use_is_named_without_a_traceback(tmp_path: Path) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         async with process(tmp_path, port, *free_ports(1)) as router:
-            _, errors = await asyncio.wait_for(router.communicate(), 20)
+            _, errors = await asyncio.wait_for(router.communicate(), 60)
             assert router.returncode == 2
     assert f"--port: 127.0.0.1:{port} can't be used" in errors.decode()
     assert "Traceback" not in errors.decode()
