@@ -183,6 +183,10 @@ class TestDocuments:
             ("just words", "(document): must be a mapping with apiVersion, kind, metadata and spec"),
             ("kind: Deployment\napiVersion: apps/v1", "kind: must be ModelDeployment (found 'Deployment')"),
             (
+                "kind: List\napiVersion: v1\nitems: []",
+                "kind: must be ModelDeployment; put each item of the List into a file of its own (found 'List')",
+            ),
+            (
                 "kind: ModelDeployment\napiVersion: paceline.dev/v2",
                 "apiVersion: must be paceline.dev/v1alpha1 (found 'paceline.dev/v2')",
             ),

@@ -39,8 +39,10 @@ def from_manifest(manifest: object, source: str) -> ModelDeployment:
     for field, expected in (("kind", KIND), ("apiVersion", API_VERSION)):
         found = manifest.get(field)
         if found != expected:
+            # What `kubectl get -o yaml` prints of several, or of all.
+            hint = "; put each item of the List into a file of its own" if found == "List" else ""
             raise SpecError(
-                source, [FieldProblem(field, f"must be {expected}", "nothing" if found is None else repr(found))]
+                source, [FieldProblem(field, f"must be {expected}{hint}", "nothing" if found is None else repr(found))]
             )
     pruned = _without_nulls(manifest)
     try:
