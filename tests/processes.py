@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+import random
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
+
+from paceline.local.ports import can_bind
+
+FIRST, LAST = 10_000, 14_999
+"""Below what the kernel hands out to outgoing connections, and what ``paceline up`` takes."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on; all held open while choosing, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Different ports that nobody listens on, at any address. One from the kernel's own range would be free now and an
+    outgoing connection's a moment later, and engines are started anew on theirs after minutes.
+    """
+    dice = random.SystemRandom()
+    found: set[int] = set()
+    while len(found) < count:
+        port = dice.randint(FIRST, LAST)
+        if can_bind("", port):
+            found.add(port)
+    return list(found)
 
 
 def is_running(pid: int) -> bool:

@@ -9,7 +9,6 @@ than 10%. Takes about 90 s, in which nothing else should use the machine.
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import httpx
 from paceline.planning.calibration import calibrate, sentences
 from paceline.planning.endpoint import measure
 from paceline.policy.scaling.profiles import get_profile
+from tests.processes import free_ports
 
 PROFILE = "qwen3-32b-h200-tp2"
 START = "llama-3.1-70b-h100-tp4"
@@ -31,9 +31,7 @@ START_SECONDS = 30.0
 
 def main() -> int:
     """Start an emulator, measure it, stop it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = ["-m", "paceline_worker.emulator", "--host", "127.0.0.1", "--port", str(port), "--profile", PROFILE]
     engine = subprocess.Popen([sys.executable, *command, "--model", "qwen"], stderr=subprocess.DEVNULL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from tests.cli.conftest import Command
+from tests.processes import free_ports
 
 START_SECONDS = 60.0
 SHORT = ("--minutes", "0.1", "--rate-scale", "3", "--max-model-len", "4096")
@@ -22,9 +22,7 @@ SHORT = ("--minutes", "0.1", "--rate-scale", "3", "--max-model-len", "4096")
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """An emulated engine that runs fast."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     words = ["--host", "127.0.0.1", "--port", str(port), "--model", "tiny", "--speed", "50"]
     process = subprocess.Popen([sys.executable, "-m", "paceline_worker.emulator", *words], env=os.environ.copy())
     url = f"http://127.0.0.1:{port}"

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from tests.api.documents import ROOT
+from tests.processes import free_ports
 
 START_SECONDS = 180
 TESTBED = ROOT.parent / "shared" / "kube" / "kube-testbed"
@@ -78,7 +79,7 @@ def _kind(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _binaries(assets: Path, folder: Path) -> Iterator[Path]:
-    etcd_port, peer_port, port = _free_ports(3)
+    etcd_port, peer_port, port = free_ports(3)
     token, signing_key = "admin-of-the-tests", folder / "sa.key"
     (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
     _run("openssl", "genrsa", "-out", signing_key, "2048")
@@ -157,11 +158,3 @@ def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path
             return
         time.sleep(0.1)
     raise RuntimeError(f"nothing listens on port {port}:\n{log.read_text()[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 
 from tests.api.documents import ROOT
 from tests.kube.prefork import Forked, Prefork
+from tests.processes import free_ports
 from tests.series import series, total
 
 START_SECONDS = 180
@@ -100,12 +100,6 @@ class Operator:
             return self.process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def start(
     kubeconfig: Path,
     log: Path,
@@ -115,7 +109,7 @@ def start(
     prefork: Prefork | None = None,
 ) -> Operator:
     """Start an operator; it may not be ready yet. ``prefork``: as a fork of that."""
-    port = free_port()
+    (port,) = free_ports(1)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PACELINE_", "KUBE"))}
     own = {**inherited, "KUBECONFIG": str(kubeconfig), "POD_NAME": identity, **(environment or {})}
     arguments = ["operator", "--metrics-host", "127.0.0.1", "--metrics-port", str(port), *flags]

@@ -12,7 +12,7 @@ import httpx
 import yaml
 
 from tests import programs
-from tests.kube.operators import free_port
+from tests.processes import free_ports
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 180
@@ -24,7 +24,7 @@ def prometheus(
 ) -> Iterator[str]:
     """Its address. ``jobs``: targets by job, each ``host:port`` and its labels."""
     binary = programs.prometheus()
-    port = port or free_port()
+    port = port or free_ports(1)[0]
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},

@@ -21,12 +21,13 @@ from paceline.policy.scaling.observation import Measured
 from tests.kube.client import Kube
 from tests.kube.kill_anywhere import allow_lease
 from tests.kube.kubelet import Kubelet
-from tests.kube.operators import free_port, running
+from tests.kube.operators import running
 from tests.kube.planned import planned, seen
 from tests.kube.pods import ProcessSettings
 from tests.kube.prometheus import prometheus
 from tests.planner.pages import FakeRouter, text_of
 from tests.planner.servers import serving
+from tests.processes import free_ports
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
@@ -149,7 +150,7 @@ def test_an_operator_holds_while_prometheus_is_away_and_goes_on_when_it_comes(
 ) -> None:
     kubelet.run_processes(namespace, ProcessSettings(speed=1))
     allow_lease(kube, namespace)
-    port = free_port()
+    (port,) = free_ports(1)
     flags = ("--namespace", namespace, "--lease-namespace", namespace, "--prometheus-url", f"http://127.0.0.1:{port}")
     scene = planned(kube, namespace)
     with running(operator_account, tmp_path / "operator.log", *flags, identity="planner"):
