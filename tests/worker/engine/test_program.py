@@ -8,6 +8,8 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -16,8 +18,19 @@ import pytest
 from paceline.api import wire
 from paceline.errors import EngineError, HardwareError
 from tests.processes import gone, is_running
-from tests.worker.engine.support import Start
+from tests.worker.engine.support import Program, Start
 from tests.worker.http.certificates import authority
+
+
+@asynccontextmanager
+async def streaming(program: Program) -> AsyncIterator[None]:
+    """With a stream in flight that has begun and does not end by itself."""
+    async with (
+        httpx.AsyncClient(timeout=30) as client,
+        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
+    ):
+        assert await anext(stream.aiter_lines()) == "data: {}"
+        yield
 
 
 async def test_an_engine_is_ready_after_a_real_completion(start: Start):
@@ -91,11 +104,7 @@ async def test_sigterm_waits_for_blocks_that_another_engine_still_fetches(start:
 async def test_a_second_signal_stops_at_once(start: Start):
     program = await start()
     await program.ready()
-    async with (
-        httpx.AsyncClient(timeout=30) as client,
-        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
-    ):
-        assert await anext(stream.aiter_lines()) == "data: {}"
+    async with streaming(program):
         program.process.send_signal(signal.SIGTERM)
         await program.until(lambda _, body: body.get("state") == "draining")
         program.process.send_signal(signal.SIGTERM)
@@ -303,11 +312,7 @@ async def test_a_fault_of_the_gpu_makes_it_unready_at_once_and_ends_it_with_a_st
 async def test_an_engine_that_does_no_step_is_unready_and_is_given_up_in_the_end(start: Start):
     program = await start(stall_seconds=4)  # unready for twice as long: a busy machine has time to see it
     await program.ready()
-    async with (
-        httpx.AsyncClient(timeout=30) as client,
-        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
-    ):
-        assert await anext(stream.aiter_lines()) == "data: {}"
+    async with streaming(program):
         _, body = await program.until(lambda status, _: status == 503)
         assert body["state"] == "ready"
         assert "does no step" in body["reason"]
@@ -318,11 +323,7 @@ async def test_an_engine_that_does_no_step_is_unready_and_is_given_up_in_the_end
 async def test_a_drain_does_not_wait_for_an_engine_that_does_no_step(start: Start):
     program = await start(stall_seconds=1, drain_seconds=300)
     await program.ready()
-    async with (
-        httpx.AsyncClient(timeout=30) as client,
-        client.stream("POST", f"{program.api}/v1/completions", json={"stream": True}) as stream,
-    ):
-        assert await anext(stream.aiter_lines()) == "data: {}"
+    async with streaming(program):
         program.process.send_signal(signal.SIGTERM)
         assert await program.process.wait() == 0
     assert "It has done no step for 1 s; what it has is cut off." in await program.output()

@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import uvloop
 
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
-from paceline.policy.routing.fleet import NominalModel
-from paceline_worker.http.message import Response
-from paceline_worker.http.upstream import Exchange
 from paceline_worker.router.errors import ApiError
-from paceline_worker.router.fleet import Fleet
-from paceline_worker.router.gate import Gate
-from paceline_worker.router.parse import Kind, Rules, parse
 from paceline_worker.router.places import Place
-from paceline_worker.router.resume.transcript import Transcript
-from paceline_worker.router.settings import placement_settings
-from paceline_worker.router.yielding import Guest
-from tests.worker.router.fakes import config
-
-VIEW = RequestView(prompt_tokens=10)
-
-
-class Ask:
-    """A request that always looks the same."""
-
-    def __init__(self, view: RequestView, held_bytes: int = 1000, *, begun: bool = False) -> None:
-        self._view = view
-        self.begun = begun
-        self.claims = view.priority >= 0
-        self.guest: Guest | None = None
-        self.held_bytes = held_bytes
-        self.priority = view.priority
-
-    def view(self) -> RequestView:
-        return self._view
-
-    def decided(self, view: RequestView, engines: object, placement: object) -> None:
-        """Nothing to do."""
-
-
-class Bench:
-    def __init__(self, tenancy: wire.Tenancy | None = None, **admission: int | wire.Late) -> None:
-        limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))  # type: ignore[arg-type]
-        settings = config(admission=limits, tenancy=tenancy)
-        self.fleet = Fleet(on_change=lambda: None, on_gone=lambda _: None)
-        model = NominalModel()
-        self.gate = Gate(self.fleet, placement_settings(settings, model), model, settings, lambda: 0.0)
-
-    def engines(self, *names: str, prefill: tuple[str, ...] = ()) -> None:
-        role = wire.Role.DECODE if prefill else wire.Role.BOTH
-        roles = [*((name, role) for name in names), *((name, wire.Role.PREFILL) for name in prefill)]
-        endpoint = {"host": "h", "port": 1, "state": wire.EngineState.READY, "start_id": "1"}
-        engines = tuple(wire.EngineEndpoint(name=name, role=role, **endpoint) for name, role in roles)  # type: ignore[arg-type]
-        self.fleet.apply(wire.Fleet(version=1, engines=engines))
-        self.gate.wake()
-
-    async def waiting(self, view: RequestView = VIEW) -> asyncio.Task[Place]:
-        task = asyncio.create_task(self.gate.place(Ask(view)))
-        await asyncio.sleep(0)
-        return task
+from tests.worker.router.gates import VIEW, Ask, Bench
 
 
 async def test_room_goes_to_the_one_who_waits_not_to_the_one_who_just_came() -> None:
@@ -241,104 +187,6 @@ async def test_an_empty_queue_has_no_prefill_work() -> None:
     assert bench.gate.queued_seconds == 0.0
 
 
-async def test_a_prefill_engine_gets_its_next_prompt_before_it_says_that_it_is_done_with_one() -> None:
-    bench = Bench(max_running_per_engine=100)
-    bench.engines("d", prefill=("p",))
-    prompt = RequestView(prompt_tokens=4000)  # 0.41 s there, of which the last 0.21 s may have another wait behind
-    first = await bench.gate.place(Ask(prompt))
-    second = await bench.waiting(prompt)
-    third = await bench.waiting(prompt)
-    assert bench.gate.waiting == 2, "an engine's own queue knows no order"
-    assert (await second).prefill is first.prefill
-    assert not third.done(), "of what the first takes, nobody knows whether it is done"
-    first.prefill_done()
-    assert (await third).prefill is first.prefill
-    for place in (first, second.result(), third.result()):
-        place.release()
-    assert bench.gate.waiting == 0
-
-
-async def test_a_prompt_goes_to_the_engine_that_is_free_although_another_is_busy() -> None:
-    bench = Bench(max_running_per_engine=100)
-    bench.engines("d", prefill=("p", "q"))
-    long = RequestView(prompt_tokens=100_000)
-    first, second = await bench.gate.place(Ask(long)), await bench.gate.place(Ask(long))
-    assert {first.prefill, second.prefill} == {bench.fleet.engines["p"], bench.fleet.engines["q"]}
-    third = await bench.waiting(RequestView(prompt_tokens=4000))
-    assert not third.done()
-    second.prefill_done()
-    assert (await third).prefill is second.prefill
-    for place in (first, second, third.result()):
-        place.release()
-
-
-STREAM = RequestView(prompt_tokens=10, output_tokens=1000)
-PROMPT = RequestView(prompt_tokens=20_000, output_tokens=10)
-
-
-def roles(bench: Bench, **changed: wire.Role) -> None:
-    """The same engines in other roles."""
-    endpoint = {"host": "h", "port": 1, "state": wire.EngineState.READY, "start_id": "1"}
-    engines = tuple(wire.EngineEndpoint(name=name, role=role, **endpoint) for name, role in changed.items())  # type: ignore[arg-type]
-    bench.fleet.apply(wire.Fleet(version=bench.fleet.version + 1, engines=engines))
-    bench.gate.wake()
-
-
-async def between_two_roles() -> tuple[Bench, Place]:
-    """An engine that has become a prefill engine and still runs a stream, beside one that decodes."""
-    bench = Bench(max_running_per_engine=100)
-    roles(bench, a=wire.Role.DECODE)
-    stream = await bench.gate.place(Ask(STREAM))
-    roles(bench, a=wire.Role.PREFILL, b=wire.Role.DECODE)
-    return bench, stream
-
-
-async def test_an_engine_that_still_has_streams_computes_one_prompt_at_a_time_and_then_rests() -> None:
-    bench, stream = await between_two_roles()
-    first = await bench.gate.place(Ask(PROMPT))
-    assert first.prefill is not None
-    assert first.prefill.name == "a"
-    second = await bench.waiting(PROMPT)
-    first.prefill_done()
-    await asyncio.sleep(0)
-    assert not second.done()
-    # When its streams have ended there is nothing to rest for.
-    stream.release()
-    assert (await second).prefill is first.prefill
-    second.result().release()
-    first.release()
-
-
-async def test_an_engine_rests_for_as_long_as_its_streams_need_and_then_gets_the_next_prompt() -> None:
-    bench, stream = await between_two_roles()
-    first = await bench.gate.place(Ask(RequestView(prompt_tokens=300)))
-    second = await bench.waiting(RequestView(prompt_tokens=300))
-    first.prefill_done()
-    async with asyncio.timeout(30):
-        assert (await second).prefill is first.prefill
-    for place in (first, second.result(), stream):
-        place.release()
-
-
-async def test_a_prompt_that_will_be_late_waits_for_an_engine_without_streams() -> None:
-    bench, stream = await between_two_roles()
-    hopeless = RequestView(prompt_tokens=20_000, output_tokens=10, ttft_seconds=0.001)
-    alone = await bench.gate.place(Ask(hopeless))
-    assert alone.prefill is not None  # nobody else could do it
-    alone.release()
-    roles(bench, a=wire.Role.PREFILL, b=wire.Role.DECODE, c=wire.Role.PREFILL)
-    places = [await bench.gate.place(Ask(hopeless))]
-    assert places[0].prefill is not None
-    assert places[0].prefill.name == "c"
-    waits = await bench.waiting(hopeless)
-    assert not waits.done()
-    places[0].prefill_done()
-    places.append(await waits)
-    assert places[1].prefill is places[0].prefill
-    for place in (*places, stream):
-        place.release()
-
-
 def test_an_alarm_that_is_due_at_once_may_be_set_again() -> None:
     async def main() -> None:
         bench = Bench()
@@ -351,80 +199,3 @@ def test_an_alarm_that_is_due_at_once_may_be_set_again() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
-
-
-class Stream(Guest):
-    """A batch stream that can give way, and does at once."""
-
-    def __init__(self, bench: Bench, tokens: int = 0) -> None:
-        body = b'{"model":"test-model","prompt":"x","stream":true}'
-        rules = Rules(frozenset({"test-model"}), frozenset(), None, wire.Media.REFUSE)
-        call = parse(Kind.COMPLETION, body, rules)
-        super().__init__(call, -1, tokens, cast("Response", SimpleNamespace(started=False)))
-        self.transcript = Transcript(show_ids=False)
-        self._bench = bench
-        self._hosted = ExitStack()
-        self.place: Place | None = None
-
-    async def run(self) -> Stream:
-        self.place = place = await self._bench.gate.place(Ask(RequestView(prompt_tokens=10, priority=-1)))
-        exchange = cast("Exchange", SimpleNamespace(reject=lambda _: asyncio.get_running_loop().call_soon(self.end)))
-        self._hosted.enter_context(self._bench.gate.guests.hosted(self, place.decode.name, exchange))
-        return self
-
-    def end(self) -> None:
-        self._hosted.close()
-        if self.place is not None:
-            self.place.release()
-            self.place = None
-
-
-async def test_the_room_of_those_who_give_way_goes_to_those_they_gave_way_to() -> None:
-    bench = Bench(max_running_per_engine=4)
-    bench.engines("a")
-    streams = [await Stream(bench, tokens).run() for tokens in (30, 10, 20)]
-    first = await bench.gate.place(Ask(VIEW))
-    behind = await bench.waiting(RequestView(prompt_tokens=10, priority=-1))
-    came = [await bench.waiting() for _ in range(2)]
-    places = await asyncio.gather(*came)
-    assert [one.place is None for one in streams] == [False, True, True], "the youngest two"
-    assert not behind.done()
-    for place in (first, *places):
-        place.release()
-    (await behind).release()
-    streams[0].end()
-
-
-async def test_a_batch_stream_that_broke_has_no_other_give_way() -> None:
-    bench = Bench(max_running_per_engine=2)
-    bench.engines("a")
-    stream = await Stream(bench).run()
-    running = await bench.gate.place(Ask(VIEW))
-    broken = Ask(RequestView(prompt_tokens=10, priority=1000), begun=True)
-    broken.claims = False
-    waits = asyncio.create_task(bench.gate.place(broken))
-    await asyncio.sleep(0.01)
-    assert stream.place is not None
-    assert not waits.done()
-    running.release()
-    (await waits).release()
-    stream.end()
-
-
-async def test_those_who_lack_a_prefill_engine_have_only_one_stream_give_way_for_them() -> None:
-    bench = Bench(max_running_per_engine=8)
-    bench.engines("a", prefill=("p",))
-    streams = [await Stream(bench).run() for _ in range(7)]
-    first = await bench.gate.place(Ask(VIEW))
-    long = [await bench.waiting(RequestView(prompt_tokens=20_000)) for _ in range(4)]
-    placed = await long[0]
-    await asyncio.sleep(0.01)
-    assert placed.prefill is not None
-    assert sum(one.place is None for one in streams) == 2, "one for who was placed, one for the three others"
-    for task in long[1:]:
-        task.cancel()
-    await asyncio.gather(*long[1:], return_exceptions=True)
-    for one in streams:
-        one.end()
-    placed.release()
-    first.release()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.api import wire
 from paceline.policy.routing.retries import RetryBudget
-from paceline_worker.http.headers import JSON
 from paceline_worker.http.server import Request, Response
 from paceline_worker.router.health import FAILURES_TO_EJECT, Health
 from tests.bench.stack import SERVED_NAME, running_stack
@@ -24,10 +20,7 @@ from tests.waiting import until
 from tests.worker.router.fakes import (
     DONE,
     EVENT_STREAM,
-    KV,
-    LONG,
     Behaviour,
-    Bench,
     FakeEngine,
     answer,
     bench,
@@ -35,67 +28,17 @@ from tests.worker.router.fakes import (
     hang,
     status,
 )
-
-HEDGING = wire.Hedging(after_milliseconds=200, max_percent=50)
-SAVED = 6
-"""Requests before the one that is looked at: what they save up is enough, even if this machine makes one of them late.
-"""
-PATH = "/v1/completions"
-
-
-async def head_then_hang(engine: FakeEngine, request: Request, response: Response) -> None:
-    """As vLLM does, which sends the head of a stream before it has done anything."""
-    response.start(200, (EVENT_STREAM,))
-    await hang(engine, request, response)
-
-
-class Turns:
-    """Behaviours for the engines that are asked next, whichever these are; afterwards all are well."""
-
-    def __init__(self) -> None:
-        self.next: list[Behaviour] = []
-        self.asked: list[FakeEngine] = []
-
-    async def __call__(self, engine: FakeEngine, request: Request, response: Response) -> None:
-        if not self.next:
-            await answer(engine, request, response)
-            return
-        self.asked.append(engine)
-        await self.next.pop(0)(engine, request, response)
-
-
-@asynccontextmanager
-async def hedged(tmp_path: Path, turns: Turns, *engines: FakeEngine, **changes: object) -> AsyncIterator[Bench]:
-    """A router that has saved up second requests before engines that take turns; each is idle at the end."""
-    for engine in engines:
-        engine.behaviour = turns
-    async with bench(tmp_path, *engines, **({"disaggregated": False, "hedging": HEDGING} | changes)) as router:
-        for _ in range(SAVED):
-            assert (await router.complete("before")).status_code == 200
-        for engine in engines:
-            engine.seen.clear()
-        yield router
-        await until(router.is_idle)
-
-
-async def hedges(router: Bench, stage: str) -> dict[str, float]:
-    found = {}
-    for outcome in ("first", "second", "failed", "abandoned", "no_room", "over_budget"):
-        count = await router.metric("hedges_total", stage=stage, outcome=outcome)
-        if count:
-            found[outcome] = count
-    return found
-
-
-async def until_counted(router: Bench, stage: str, outcome: str, times: int = 1) -> None:
-    labels = {"stage": stage, "outcome": outcome}
-    registry = router.router.metrics.registry
-    await until(lambda: (registry.get_sample_value("paceline_router_hedges_total", labels) or 0) >= times)
-
-
-def two() -> tuple[FakeEngine, FakeEngine]:
-    return FakeEngine("one", role=wire.Role.BOTH), FakeEngine("other", role=wire.Role.BOTH)
-
+from tests.worker.router.hedges import (
+    HEDGING,
+    PATH,
+    SAVED,
+    Turns,
+    head_then_hang,
+    hedged,
+    hedges,
+    two,
+    until_counted,
+)
 
 # --- the answer
 
@@ -215,81 +158,6 @@ async def test_a_client_that_goes_away_takes_both_along(tmp_path: Path, late: Be
         await until(router.is_idle)
         assert await hedges(router, "decode") == {"abandoned": 1}
         assert await router.metric("requests_total", outcome="cancelled", path=PATH) == 1
-
-
-# --- the prompt
-
-
-def disaggregated() -> tuple[FakeEngine, FakeEngine, FakeEngine, FakeEngine]:
-    return (
-        FakeEngine("d1"), FakeEngine("d2"),
-        FakeEngine("p1", role=wire.Role.PREFILL), FakeEngine("p2", role=wire.Role.PREFILL),
-    )  # fmt: skip
-
-
-async def test_a_prompt_that_a_prefill_engine_leaves_undone_is_computed_by_a_second_one(tmp_path: Path) -> None:
-    turns, engines = Turns(), disaggregated()
-    async with hedged(tmp_path, turns, *engines, disaggregated=True) as router:
-        turns.next = [hang, answer]
-        assert (await router.complete(LONG, stream=True)).status_code == 200
-        first, second = turns.asked
-        assert {first.name, second.name} == {"p1", "p2"}
-        await asyncio.wait_for(first.abandoned.wait(), 60)
-        (decode,) = [seen for engine in engines[:2] for seen in engine.seen]
-        assert decode.body["kv_transfer_params"] == KV
-        assert await hedges(router, "prefill") == {"second": 1}
-        assert await hedges(router, "decode") == {}
-        assert await router.metric("remote_prefill_total", outcome="ok") == 1
-        assert await router.metric("placements_total", prefill="remote") == 1
-
-
-async def test_where_both_prefill_engines_fail_the_decode_engine_computes_the_prompt(tmp_path: Path) -> None:
-    turns, engines = Turns(), disaggregated()
-
-    async def fails_late(engine: FakeEngine, request: Request, response: Response) -> None:
-        await until(lambda: len(turns.asked) == 2)
-        await status(500)(engine, request, response)
-
-    async with hedged(tmp_path, turns, *engines, disaggregated=True) as router:
-        turns.next = [fails_late, fails_late]
-        assert (await router.complete(LONG)).status_code == 200
-        (decode,) = [seen for engine in engines[:2] for seen in engine.seen]
-        assert "kv_transfer_params" not in decode.body
-        assert await hedges(router, "prefill") == {"failed": 1}
-        assert await router.metric("remote_prefill_total", outcome="failed") == 1
-
-
-async def test_a_second_decode_engine_never_gets_the_kv_blocks_of_the_first(tmp_path: Path) -> None:
-    turns, engines = Turns(), disaggregated()
-
-    async def prefill(engine: FakeEngine, request: Request, response: Response) -> None:
-        params = KV | {"remote_engine_id": f"prefill {len(turns.asked)}"}
-        response.send(200, msgspec.json.encode({"kv_transfer_params": params}), (JSON,))
-
-    async with hedged(tmp_path, turns, *engines, disaggregated=True) as router:
-        turns.next = [prefill, head_then_hang, prefill, answer]
-        assert (await router.complete(LONG, stream=True)).status_code == 200
-        _, first, _, second = turns.asked
-        assert {first.name, second.name} == {"d1", "d2"}
-        fetched = [one.seen[0].body["kv_transfer_params"]["remote_engine_id"] for one in (first, second)]
-        assert fetched == ["prefill 1", "prefill 3"]
-        assert await hedges(router, "decode") == {"second": 1}
-        assert await router.metric("remote_prefill_total", outcome="ok") == 1
-        assert await router.metric("placements_total", prefill="remote") == 1
-
-
-async def test_a_prefill_engine_of_another_revision_is_not_asked(tmp_path: Path) -> None:
-    turns = Turns()
-    engines = (*disaggregated()[:3], FakeEngine("p2", role=wire.Role.PREFILL, revision="r2"))
-
-    async def counted(engine: FakeEngine, request: Request, response: Response) -> None:
-        await until_counted(router, "prefill", "no_room")
-        await answer(engine, request, response)
-
-    async with hedged(tmp_path, turns, *engines, disaggregated=True) as router:
-        turns.next = [counted]
-        assert (await router.complete(LONG)).status_code == 200
-        assert engines[3].seen == []
 
 
 # --- when nobody else is asked

@@ -6,7 +6,7 @@ The others are the healthier half of its siblings: a second engine that is unwel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 SURE: Final = 4.0
@@ -52,9 +52,3 @@ def stands_out(own: Share, others: Share, *, floor: float) -> bool:
     """Whether surely more than ``floor``, and surely and by far more than ``others``."""
     low = wilson(own)[0]
     return low >= floor and own.ratio >= TIMES * others.ratio and low > wilson(others)[1]
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of them are at or below. ``values`` must not be empty."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]

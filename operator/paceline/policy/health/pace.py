@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from paceline.policy.health.outliers import quantile
+from paceline.policy.quantiles import reached
 
 FACTOR: Final = 3.0
 WINDOW: Final = 16
@@ -74,7 +74,7 @@ class Pace:
             return []
         lately = {name: self._lately(name, now) for name in self._ratios if name not in out}
         medians = {
-            name: quantile([ratio for _, ratio in kept], 0.5)
+            name: reached([ratio for _, ratio in kept], 0.5)
             for name, kept in lately.items()
             if len(kept) >= LEAST_STREAMS
         }
@@ -86,7 +86,7 @@ class Pace:
             if not siblings:
                 continue
             kept, others = lately[name], sorted(siblings)[(len(siblings) - 1) // 2]
-            own = quantile([ratio for _, ratio in kept], 0.25)
+            own = reached([ratio for _, ratio in kept], 0.25)
             if own > FACTOR * others and kept[-1][0] - kept[0][0] >= SLOW_SECONDS:
                 found.append(Slow(name, own, others))
         return found

@@ -10,6 +10,7 @@ when the router starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -102,12 +103,12 @@ def _tokenizer(folder: Path, config: Json, special: Mapping[str, Any]) -> Tokeni
         text = _text(file)
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist; exact tokens need it.") from None
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # root of foreign code: what it refuses, it refuses with a bare Exception
-        if type(error) is not Exception:
-            raise
-        raise ConfigError(f"{file} is not a tokenizer: {error}") from None
+    with ThreadPoolExecutor(1) as thread:
+        parsing = thread.submit(Tokenizer.from_str, text)
+    error = parsing.exception()
+    if type(error) is Exception:  # it has no type of its own for what it refuses
+        raise ConfigError(f"{file} is not a tokenizer: {error}")
+    tokenizer = parsing.result()
     for _, token in sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0])):
         tokenizer.add_tokens([_added(token, special=False)])
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
