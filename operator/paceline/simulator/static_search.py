@@ -37,8 +37,8 @@ def passes(run: Run) -> bool:
 class StaticSearch:
     """Finds the smallest fixed fleet that passes the gate.
 
-    First the fewest decode engines at which the ITL holds for the target share, with more prefill engines than can be
-    needed; then the fewest prefill engines; then the same with one decode engine more, in case it saves two.
+    First the fewest decode engines that will do with as many prefill engines as there may be; then the fewest prefill
+    engines; then the same with one decode engine more, for as long as each saves two.
     """
 
     def __init__(self, context: Context, progress: Progress) -> None:
@@ -54,14 +54,16 @@ class StaticSearch:
             total = self._smallest(lambda n: passes(self._at(n, 0)), guess.prefill, least, most)
             return self._at(total, 0)
         (least, most), (least_decode, most_decode) = settings.bounds[Role.PREFILL], settings.bounds[Role.DECODE]
-        many = min(most, 2 * guess.prefill + 2)
-        decode = self._smallest(lambda n: self._itl_holds(self._at(many, n)), guess.decode, least_decode, most_decode)
+        # Not by the ITL alone: where seats for streams are scarce, prompts wait for them and the ITL looks well.
+        decode = self._smallest(lambda n: passes(self._at(most, n)), guess.decode, least_decode, most_decode)
         prefill = self._smallest(lambda n: passes(self._at(n, decode)), guess.prefill, least, most)
-        best = self._at(prefill, decode)
-        if decode < most_decode and prefill - 2 >= least and passes(self._at(prefill - 2, decode + 1)):
-            fewer = self._smallest(lambda n: passes(self._at(n, decode + 1)), prefill - 2, least, prefill - 2)
-            best = self._at(fewer, decode + 1)
-        return best
+        while decode < most_decode and prefill - 2 >= least and passes(self._at(prefill - 2, decode + 1)):
+            decode += 1
+            prefill = self._fewest_prefill(decode, prefill - 2, least)
+        return self._at(prefill, decode)
+
+    def _fewest_prefill(self, decode: int, enough: int, least: int) -> int:
+        return self._smallest(lambda n: passes(self._at(n, decode)), enough, least, enough)
 
     def _at(self, prefill: int, decode: int) -> Run:
         key = (prefill, decode)
@@ -69,10 +71,6 @@ class StaticSearch:
             what = f"{STATIC}, {prefill} prefill and {decode} decode"
             self._runs[key] = simulate(self._context, StaticPolicy(prefill, decode), what, self._progress)
         return self._runs[key]
-
-    def _itl_holds(self, run: Run) -> bool:
-        met = attainment(run)
-        return bool(met.itl[met.feasible].mean() >= self._context.settings.objective.target)
 
     @staticmethod
     def _smallest(enough: Callable[[int], bool], guess: int, least: int, most: int) -> int:

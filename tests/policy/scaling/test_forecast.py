@@ -54,6 +54,18 @@ def test_after_a_step_the_load_is_what_it_is(since: float, factor: float) -> Non
     assert trend.forecast(1000.0 + since + HORIZON) == pytest.approx(factor, rel=0.1)
 
 
+def test_a_load_rises_or_falls_by_a_line_or_by_a_step() -> None:
+    steady = seen(lambda _: 3.0, 1000.0)
+    assert not steady.rises
+    assert not steady.falls
+    for up in (seen(ramp, 400.0), seen(lambda at: 1.0 if at < 900.0 else 4.0, 1000.0)):
+        assert up.rises
+        assert not up.falls
+    for down in (seen(lambda at: ramp(1000.0 - at), 800.0), seen(lambda at: 4.0 if at < 900.0 else 1.0, 1000.0)):
+        assert down.falls
+        assert not down.rises
+
+
 def test_the_longer_a_step_has_lasted_the_more_of_it_is_likely_to_last() -> None:
     def rise(since: float) -> float:
         trend = seen(lambda at: 1.0 if at < 1000.0 else 4.0, 1000.0 + since)

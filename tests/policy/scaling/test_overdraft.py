@@ -7,96 +7,137 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as with_
 
 from paceline.policy.scaling.needs import PLANNED_MISSES
-from paceline.policy.scaling.observation import Attainment, PolicyState
+from paceline.policy.scaling.observation import Account, Attainment, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.overdraft import (
     LEAST_PLANNED,
     MOST_DEBT_SECONDS,
     MOST_PLANNED,
     MOST_SECONDS,
+    indebted,
     planned_misses,
     settle,
 )
 from paceline.policy.scaling.traffic import Traffic, measure
 from tests.policy.scaling.scenes import MODELS, observation, settings
 
-BALANCES = st.floats(-MOST_SECONDS, MOST_SECONDS)
+SECONDS = st.floats(-MOST_SECONDS, MOST_SECONDS)
 PLANNED = PLANNED_MISSES * (1 - settings().target)
+"""Share of the requests that is planned to miss."""
+RATE = 5.0
+A_SECOND = PLANNED * RATE
+"""Requests that are planned to miss at that rate."""
 
 
-def traffic() -> Traffic:
+def traffic(rate: float = RATE) -> Traffic:
     """One window in which every request could be served in time."""
-    return measure(observation(5.0), PolicyState(), settings(), MODELS, OutputModel.of(()))
+    return measure(observation(rate), PolicyState(), settings(), MODELS, OutputModel.of(()))
 
 
 def attained(share: float, *, requests: int = 1000) -> Attainment:
     return Attainment(requests=requests, ttft=share, itl=1.0, both=share)
 
 
-def after(seconds: float, share: float, *, passed: float = 15.0, requests: int = 1000) -> float:
-    return settled(seconds, attained(share, requests=requests), passed=passed)[0]
-
-
 def settled(
-    seconds: float,
-    measured: Attainment | None,
-    *,
-    debt: float = 0.0,
-    passed: float | None = 15.0,
-    seen: Traffic | None = None,
-) -> tuple[float, float]:
+    account: Account, measured: Attainment | None, *, passed: float | None = 15.0, seen: Traffic | None = None
+) -> Account:
+    """The account after ``passed`` seconds with that attainment."""
     seen = traffic() if seen is None else seen
-    since = None if passed is None else seen.end - passed
-    return settle(PolicyState(overdrawn=seconds, debt=debt, decided_at=since), seen, measured, settings())
+    return settle(account, seen, measured, settings(), since=None if passed is None else seen.end - passed)
 
 
-def test_missing_twice_what_is_planned_overdraws_by_the_time_it_lasted() -> None:
-    assert after(0.0, 1 - 2 * PLANNED) == pytest.approx(15.0)
+def overdrawn(seconds: float) -> Account:
+    """By so many seconds of what is planned to miss at the usual rate."""
+    return Account(planned=A_SECOND, overdrawn=seconds * A_SECOND, debt=seconds * A_SECOND)
 
 
-def test_missing_nothing_pays_in_as_much_as_the_time_it_lasted() -> None:
-    assert after(100.0, 1.0) == pytest.approx(85.0)
+def after(seconds: float, share: float, *, passed: float = 15.0, requests: int = 1000) -> float:
+    """The same in seconds, before and after."""
+    result = settled(overdrawn(seconds), attained(share, requests=requests), passed=passed)
+    return result.overdrawn / result.planned
+
+
+def test_missing_twice_what_is_planned_overdraws_by_the_requests_that_this_was_more() -> None:
+    result = settled(Account(), attained(1 - 2 * PLANNED))
+    assert result.overdrawn == pytest.approx(15.0 * A_SECOND, rel=0.05)
+
+
+def test_missing_nothing_pays_in_what_could_have_been_missed() -> None:
+    assert after(100.0, 1.0) == pytest.approx(85.0, rel=0.05)
     assert after(0.0, 1.0) == pytest.approx(-15.0)
 
 
 def test_missing_just_what_is_planned_leaves_it_as_it_is() -> None:
-    assert after(100.0, 1 - PLANNED) == pytest.approx(100.0)
+    before = overdrawn(100.0)
+    assert settled(before, attained(1 - PLANNED)).overdrawn == pytest.approx(before.overdrawn)
 
 
-@given(BALANCES, st.floats(0, 1), st.floats(0, 600))
+def test_what_was_missed_at_a_low_rate_is_soon_made_good_at_a_high_one() -> None:
+    before = overdrawn(100.0)
+    result = settled(before, attained(1.0), seen=traffic(10 * RATE))
+    assert result.overdrawn == pytest.approx(before.overdrawn - 15.0 * 10 * A_SECOND, abs=10 * A_SECOND)
+    assert planned_misses(result) > planned_misses(before)
+
+
+@given(SECONDS, st.floats(0, 1), st.floats(0, 600))
 def test_what_lies_far_back_is_forgotten_on_either_side(seconds: float, share: float, passed: float) -> None:
-    assert -MOST_SECONDS <= after(seconds, share, passed=passed) <= MOST_SECONDS
+    assert -MOST_SECONDS * 1.001 <= after(seconds, share, passed=passed) <= MOST_SECONDS * 1.001
 
 
 def test_few_requests_and_unknown_attainment_say_nothing() -> None:
-    assert after(100.0, 0.0, requests=10) == 100.0
-    assert settled(100.0, None, debt=70.0) == (100.0, 70.0)
-    assert settled(100.0, attained(0.0), debt=70.0, passed=None) == (100.0, 70.0)
+    before = with_(overdrawn(100.0), rise=3.0, jump=7.0)
+    assert settled(before, attained(0.0, requests=10)) == before
+    assert settled(before, None) == before
+    assert settled(before, attained(0.0), passed=None) == before
 
 
 def test_requests_that_nobody_could_serve_in_time_are_no_misses() -> None:
     seen = traffic()
     half = replace(seen, objective=replace(seen.objective, ttft_seconds=1e-3, transfer_seconds=0.0))
     assert half.feasible == 0.0
-    assert settled(50.0, attained(0.0), debt=70.0, seen=half) == (50.0, 70.0)
-
-
-def test_a_debt_is_paid_like_the_account_and_never_becomes_a_balance() -> None:
-    assert settled(0.0, attained(1 - 3 * PLANNED), debt=10.0)[1] == pytest.approx(40.0)
-    assert settled(0.0, attained(1.0), debt=100.0)[1] == pytest.approx(85.0)
-    assert settled(0.0, attained(1.0), debt=5.0) == (pytest.approx(-15.0), 0.0)
+    assert settled(overdrawn(50.0), attained(0.0), seen=half) == overdrawn(50.0)
 
 
 def test_a_debt_outlasts_what_the_account_forgets() -> None:
-    overdrawn, debt = settled(MOST_SECONDS, attained(0.0), debt=MOST_SECONDS, passed=60.0)
-    assert overdrawn == MOST_SECONDS
-    assert MOST_SECONDS < debt <= MOST_DEBT_SECONDS
+    result = settled(overdrawn(MOST_SECONDS), attained(0.0), passed=60.0)
+    assert result.overdrawn == pytest.approx(MOST_SECONDS * result.planned)
+    assert result.overdrawn < result.debt <= MOST_DEBT_SECONDS * result.planned
 
 
-@given(BALANCES, BALANCES)
+def test_engines_are_held_until_the_next_jump_is_paid_for() -> None:
+    account = settled(overdrawn(0.0), attained(1 - 11 * PLANNED), passed=30.0)
+    cost = account.jump
+    assert cost == pytest.approx(300.0 * account.planned)
+    held = 0.0
+    while indebted(account):
+        account = settled(account, attained(1.0))
+        held += 15.0
+        assert held < 3600
+    # Paid back, and once more as much, less what of the jump is forgotten by then.
+    assert 400.0 < held < 600.0
+    assert account.debt < -cost / 2
+
+
+def test_without_jumps_nothing_is_held() -> None:
+    account = Account()
+    for _ in range(10):
+        account = settled(account, attained(1.0))
+        assert account.rise == account.jump == 0
+    assert not indebted(account)
+
+
+def test_a_jump_that_no_other_followed_is_forgotten() -> None:
+    account = settled(overdrawn(0.0), attained(0.0), passed=30.0)
+    for _ in range(4 * 60):
+        account = settled(with_(account, rise=0.0), attained(1 - PLANNED), passed=60.0)
+    assert account.jump < 0.05 * 30.0 * RATE
+
+
+@given(SECONDS, SECONDS)
 def test_the_further_it_is_overdrawn_the_fewer_misses_are_planned_for(one: float, other: float) -> None:
     less, more = sorted((one, other))
-    assert LEAST_PLANNED <= planned_misses(more) <= planned_misses(less) <= MOST_PLANNED
-    assert planned_misses(0.0) == PLANNED_MISSES
+    assert LEAST_PLANNED <= planned_misses(overdrawn(more)) <= planned_misses(overdrawn(less)) <= MOST_PLANNED
+    assert planned_misses(Account()) == PLANNED_MISSES

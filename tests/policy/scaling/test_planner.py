@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paceline.api.wire import EngineState, Role
 from paceline.policy.scaling.decision import Decision, Limit
 from paceline.policy.scaling.needs import ttft_target
-from paceline.policy.scaling.observation import EngineLoad, Observation, PolicyState, read, write
+from paceline.policy.scaling.observation import Account, EngineLoad, Observation, PolicyState, read, write
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.planner import plan
 from paceline.policy.scaling.resize import DOWN_MARGIN
@@ -194,7 +194,7 @@ def test_a_window_that_is_longer_than_the_one_that_was_set_says_why() -> None:
     toy.run(STEADY, 300)
     toy.run(lambda _: (60.0, 3000, 300), 60)
     toy.run(STEADY, 60)
-    toy.state = msgspec.structs.replace(toy.state, debt=1000.0)
+    toy.state = msgspec.structs.replace(toy.state, account=Account(planned=1.0, debt=1000.0))
     toy.run(STEADY, 600)
     said = [one.why for decision in toy.decided for one in decision.explanation.rejected]
     assert any("not 180 s: jumps of the load have cost too many misses" in why for why in said)

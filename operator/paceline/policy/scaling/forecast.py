@@ -62,6 +62,16 @@ class Trend:
         return not self.slope and self.step_at is None
 
     @property
+    def rises(self) -> bool:
+        """Whether the load goes up, or went up."""
+        return self.slope > 0 or self.steps_up
+
+    @property
+    def falls(self) -> bool:
+        """Whether the load goes down, or went down."""
+        return self.slope < 0 or (self.step_at is not None and self.level < self.before)
+
+    @property
     def steps_up(self) -> bool:
         """Whether the load has stepped up."""
         return self.step_at is not None and self.level > self.before

@@ -208,6 +208,21 @@ class SeasonSlot(Value, frozen=True, kw_only=True):
     peak: NotNegative
 
 
+class Account(Value, frozen=True, kw_only=True):
+    """Misses beyond those that are planned for, in requests: see :mod:`~paceline.policy.scaling.overdraft`."""
+
+    planned: NotNegative = 0.0
+    """Misses a second that were planned for when it was last settled."""
+    overdrawn: float = 0.0
+    """By how many more were missed than are planned for; negative for fewer."""
+    debt: float = 0.0
+    """The same, remembered for longer: while it is not paid, engines are held against jumps."""
+    rise: NotNegative = 0.0
+    """What the present jump of the load has cost."""
+    jump: NotNegative = 0.0
+    """What the largest one of late has."""
+
+
 class PolicyState(Value, frozen=True, kw_only=True):
     """What the planner remembers from one decision to the next. The empty one is where it begins."""
 
@@ -223,10 +238,7 @@ class PolicyState(Value, frozen=True, kw_only=True):
     outputs: Annotated[tuple[OutputBucket, ...], Meta(max_length=256)] = ()
     correction: Annotated[float, Meta(gt=0)] = 1.0
     """Factor on the prefill load that makes the replay agree with what was attained."""
-    overdrawn: float = 0.0
-    """By how much more was missed than is planned for, in seconds of the misses that are; negative for less."""
-    debt: NotNegative = 0.0
-    """The same account without a balance, and for longer: while it is not paid, engines are held against jumps."""
+    account: Account = Account()
     seen_until: float | None = None
     """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None

@@ -1,22 +1,27 @@
 """An account of misses: what was missed beyond the plan is made good later, and what was not missed may be.
 
-The objective is one over time. A change that comes faster than pods start costs requests, whatever is decided, and a
-fleet of few engines misses less than it may because there is no half engine. So planned misses are paid in, misses that
-happen are taken out. While the account is overdrawn fewer than usual are planned for, as many as make it good within
-:data:`PAYBACK_SECONDS`. While there is a balance more are, so that a burst is not served as if it went on for ever.
+The objective is a share of the requests over time. A change that comes faster than pods start costs requests, whatever
+is decided, and a fleet of few engines misses less than it may because there is no half engine. So planned misses are
+paid in, misses that happen are taken out. While the account is overdrawn fewer than usual are planned for, as many as
+make it good within :data:`PAYBACK_SECONDS`. While there is a balance more are, so that a burst is not served as if it
+went on for ever.
 
-What a jump of the load cost is a debt that is remembered for longer, and never turns into a balance: engines are held
-against the next jump until it is paid.
+It is kept in requests, as the objective counts them: what was missed at a tenth of the load is soon made good. What
+that means for a plan is how long it takes until the present load may have missed as many.
+
+What jumps of the load cost is a debt that is remembered for longer. Engines are held against the next jump until the
+debt is paid and the next one is paid for: until there is a balance as large as what the largest jump of late has cost.
 
 Called by the planner.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from paceline.policy.scaling.needs import PLANNED_MISSES
-from paceline.policy.scaling.observation import Attainment, PolicyState
+from paceline.policy.scaling.observation import Account, Attainment
 from paceline.policy.scaling.settings import ScalingSettings
 from paceline.policy.scaling.traffic import Traffic
 
@@ -24,7 +29,9 @@ PAYBACK_SECONDS: Final = 900.0
 MOST_SECONDS: Final = 900.0
 """Of planned misses, on either side of the account: older ones are forgotten."""
 MOST_DEBT_SECONDS: Final = 3600.0
-"""Of planned misses, that engines are held for: as long as a jump is remembered."""
+"""Of planned misses, that engines are held for."""
+JUMP_MEMORY_SECONDS: Final = 3600.0
+"""Within which a jump's cost fades to a third: as long as its size is remembered."""
 LEAST_PLANNED: Final = 0.2
 """Share of the allowed misses that is always planned with: to miss nothing has no finite price."""
 MOST_PLANNED: Final = 1.6
@@ -34,28 +41,37 @@ LEAST_REQUESTS: Final = 50
 
 
 def settle(
-    state: PolicyState, traffic: Traffic, measured: Attainment | None, settings: ScalingSettings
-) -> tuple[float, float]:
-    """By how much it is overdrawn now, in seconds of the misses that are planned for, negative for a balance; and the
-    debt that engines are held for.
+    account: Account, traffic: Traffic, measured: Attainment | None, settings: ScalingSettings, *, since: float | None
+) -> Account:
+    """The account with what happened since it was last settled, at ``since``.
 
-    ``state``: as the decision before left it. Windows overlap, so each counts for as long as is new in it.
+    Windows overlap, so each counts for as long as is new in it.
     """
-    since, unchanged = state.decided_at, (state.overdrawn, state.debt)
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.requests:
-        return unchanged
-    feasible = traffic.feasible
-    planned = PLANNED_MISSES * (1 - settings.target) * feasible
+        return account
+    feasible, arrivals = traffic.feasible, len(traffic.requests) / traffic.seconds
+    planned = PLANNED_MISSES * (1 - settings.target) * feasible * arrivals
     if planned <= 0:
-        return unchanged
+        return account
     passed = min(max(traffic.end - since, 0.0), traffic.seconds)
-    more = (max(0.0, feasible - measured.both) / planned - 1) * passed
-    return (
-        min(max(-MOST_SECONDS, state.overdrawn + more), MOST_SECONDS),
-        min(max(0.0, state.debt + more), MOST_DEBT_SECONDS),
+    more = (max(0.0, feasible - measured.both) * arrivals - planned) * passed
+    most = MOST_SECONDS * planned
+    rise = min(max(0.0, account.rise + more), most)
+    return Account(
+        planned=planned,
+        overdrawn=min(max(-most, account.overdrawn + more), most),
+        debt=min(max(-most, account.debt + more), MOST_DEBT_SECONDS * planned),
+        rise=rise,
+        jump=min(max(rise, account.jump * math.exp(-passed / JUMP_MEMORY_SECONDS)), most),
     )
 
 
-def planned_misses(seconds: float) -> float:
-    """Share of the allowed misses to plan with, while the account is overdrawn by ``seconds``."""
+def planned_misses(account: Account) -> float:
+    """Share of the allowed misses to plan with."""
+    seconds = account.overdrawn / account.planned if account.planned > 0 else 0.0
     return min(max(LEAST_PLANNED, PLANNED_MISSES * (1 - seconds / PAYBACK_SECONDS)), MOST_PLANNED)
+
+
+def indebted(account: Account) -> bool:
+    """Whether engines are to be held against the next jump of the load."""
+    return account.debt > -account.jump

@@ -21,8 +21,8 @@ from paceline.policy.scaling.forecast import remember_load
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
-from paceline.policy.scaling.overdraft import planned_misses, settle
-from paceline.policy.scaling.reassign import reassign
+from paceline.policy.scaling.overdraft import indebted, planned_misses, settle
+from paceline.policy.scaling.reassign import donor_seconds, reassign
 from paceline.policy.scaling.resize import DOWN_MARGIN, resize, restore
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 from paceline.policy.scaling.sizing import Sizing, as_counts, to_lose
@@ -42,17 +42,15 @@ def plan(
     if state.decided_at is not None and observation.now < state.decided_at:
         state = _timeless(state)
     state = _learn(observation, state)
-    misses = planned_misses(state.overdrawn)
+    misses = planned_misses(state.account)
     traffic = measure(observation, state, settings, models, OutputModel.of(state.outputs), misses=misses)
     season = settings.forecast.season_seconds
-    overdrawn, debt = settle(state, traffic, observation.attainment, settings)
     state = replace(
         state,
         busy_at=observation.now if state.busy_at is None or _busy(observation) else state.busy_at,
         prefill_season=remember_load(state.prefill_season, traffic.prefill_load, now=traffic.end, season=season),
         decode_season=remember_load(state.decode_season, traffic.token_rate, now=traffic.end, season=season),
-        overdrawn=overdrawn,
-        debt=debt,
+        account=settle(state.account, traffic, observation.attainment, settings, since=state.decided_at),
     )
     if _idle(observation, state, settings):
         return _stop(observation, state, pools)
@@ -148,7 +146,8 @@ def _sizing(
         allowed=allowed,
         near_running=traffic.to_keep,
         wants=remember_want(state.wants, want, settings),
-        indebted=state.debt > 0,
+        donor_seconds=donor_seconds(traffic, settings),
+        indebted=indebted(state.account),
         losses={
             engine.name: to_lose(engine, models.prefill, traffic.outputs.mean, settings.itl_seconds)
             for engine in observation.engines
@@ -200,8 +199,7 @@ def _timeless(state: PolicyState) -> PolicyState:
         targets=state.targets,
         outputs=state.outputs,
         correction=state.correction,
-        overdrawn=state.overdrawn,
-        debt=state.debt,
+        account=state.account,
     )
 
 

@@ -1,8 +1,10 @@
 """Flips: which running engines change their role, for the near horizon. They never change the number of engines.
 
-An engine changes when one role lacks engines and the other has more than it needs; one of decode only if it has had
-that for a moment, so that noise takes nothing from streams. When both lack engines, the shortage is shared only if that
-clearly helps. Called by the planner.
+An engine changes when one role lacks engines and the other has more than it needs; one of decode only if decode has
+had that for a while, so that noise takes nothing from streams. The while is a moment where the mix moves towards
+prefill, and the whole demand window where it does not: on real traces what decode needs halves and doubles from one
+minute to the next, and the engines that it gave away in a quiet minute are missing from every stream of the next. When
+both lack engines, the shortage is shared only if that clearly helps. Called by the planner.
 """
 
 from __future__ import annotations
@@ -15,14 +17,21 @@ from paceline.api.wire import Role
 from paceline.policy.roles import EngineRole, assign_roles
 from paceline.policy.scaling.allocation import share_out
 from paceline.policy.scaling.decision import MAX_ACTIONS, Flip, Rejected
+from paceline.policy.scaling.settings import ScalingSettings
 from paceline.policy.scaling.sizing import Sizing
 from paceline.policy.scaling.supply import Pool
+from paceline.policy.scaling.traffic import Traffic
 from paceline.policy.scaling.windows import recent_near_need
 
 DONOR_SECONDS: Final = 30.0
-"""A decode engine changes only if decode could have done without it for this long."""
+"""While the mix moves towards prefill a decode engine changes if decode could have done without it for this long."""
 SHARING_GAIN: Final = 1.15
 """When both roles lack engines, the worse off must gain this factor in coverage before any engine changes."""
+
+
+def donor_seconds(traffic: Traffic, settings: ScalingSettings) -> float:
+    """For how long decode must have had more engines than it needs before it gives one up."""
+    return min(DONOR_SECONDS, settings.demand_window_seconds) if traffic.to_prefill else settings.demand_window_seconds
 
 
 def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Rejected, ...]]:
@@ -43,6 +52,7 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
     if enough:
         wanted = _with_patience(pool, sizing, have)
     else:
+        steady = {**steady, Role.DECODE: _decode_need(sizing)}
         wanted = _shared(pool, steady, running=sizing.near_running)
         starved = have[Role.DECODE] < wanted[Role.DECODE]
         if not (unassigned or starved) and _coverage(wanted, steady) < SHARING_GAIN * _coverage(have, steady):
@@ -53,7 +63,7 @@ def reassign(pool: Pool, sizing: Sizing) -> tuple[tuple[Flip, ...], tuple[Reject
         Rejected(
             action=f"change {need[role] - wanted[role]} more to {role}",
             why=(
-                f"decode needed its engines within the last {DONOR_SECONDS:.0f} s"
+                f"decode needed its engines within the last {sizing.donor_seconds:.0f} s"
                 if role is Role.PREFILL
                 else "prefill needs the others"
             ),
@@ -89,15 +99,19 @@ def _with_patience(pool: Pool, sizing: Sizing, have: Mapping[Role, int]) -> dict
     Prefill may: an engine that it lacks makes some requests late, one that decode lacks slows down all that runs. For
     the same reason what is left goes to decode first.
     """
-    since = sizing.observation.now - DONOR_SECONDS
     engines, wanted = len(pool.ready), dict(have)
-    needed = dict(sizing.near_steady)
-    needed[Role.DECODE] = max(needed[Role.DECODE], recent_near_need(sizing.wants, Role.DECODE, since=since))
+    needed = {**sizing.near_steady, Role.DECODE: _decode_need(sizing)}
     kept = {role: min(have[role], needed[role]) for role in pool.limits}
     for role in (Role.DECODE, Role.PREFILL):
         others = engines - sum(kept.values()) + kept[role]
         kept[role] = wanted[role] = max(kept[role], min(sizing.near_wanted[role], others))
     return wanted
+
+
+def _decode_need(sizing: Sizing) -> int:
+    """Engines that decode needs now, or did a while ago."""
+    since = sizing.observation.now - sizing.donor_seconds
+    return max(sizing.near_steady[Role.DECODE], recent_near_need(sizing.wants, Role.DECODE, since=since))
 
 
 def _flips(pool: Pool, wanted: Mapping[Role, int], losses: Mapping[str, float]) -> tuple[Flip, ...]:

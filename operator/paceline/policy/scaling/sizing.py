@@ -35,8 +35,10 @@ class Sizing:
     """What the GPU budget leaves of that."""
     wants: Sequence[Want]
     """Those of past decisions and, last, this one."""
+    donor_seconds: float
+    """For how long decode must have had more engines than it needs before it gives one up."""
     indebted: bool
-    """Whether jumps of the load have cost more misses than are planned for, and they are not made good yet."""
+    """Whether jumps of the load have cost more misses than are planned for, and the next one is not paid for yet."""
     losses: Mapping[str, float]
     """By engine: engine seconds that it would lose if it stopped what it does."""
 

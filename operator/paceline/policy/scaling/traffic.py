@@ -94,6 +94,8 @@ class Traffic:
     """Share of the allowed misses that is planned with."""
     steady: bool
     """Whether neither role's load has changed within the window."""
+    to_prefill: bool
+    """Whether the mix moves towards prefill: decode's load falls, or prefill's rises."""
 
     @property
     def seconds(self) -> float:
@@ -181,6 +183,7 @@ def measure(
         to_keep=to_keep,
         believed=to_run + 1 if running else math.inf,
         steady=steady,
+        to_prefill=any(trend.falls if role is Role.DECODE else trend.rises for role, trend in trends.items()),
     )
 
 
