@@ -38,12 +38,17 @@ SHORTFALLS: Final[Mapping[str, str]] = {
 def table(result: Result) -> str:
     """One load: its policies, and the gates."""
     lines = [f"\n### {result.load.name}: {result.load.about}\n", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
-    lines += [_row(_cells(policy, kept, result)) for policy, kept in result.runs.items()]
+    lines += [_row(_cells(policy, _typical(kept), result)) for policy, kept in result.runs.items()]
     lines += ["", *(f"- **{gate.verdict}** {_gate(gate)}" for gate in result.gates)]
     name = result.load.name
     if name in SHORTFALLS and not all(gate.holds for gate in result.gates if not gate.aim):
         lines += ["", SHORTFALLS[name]]
     return "\n".join(lines)
+
+
+def _typical(runs: Sequence[Kept]) -> Kept:
+    """Of several seeds the one with the median of the GPU-hours."""
+    return sorted(runs, key=lambda kept: kept.report.gpu_hours)[(len(runs) - 1) // 2]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -56,7 +61,7 @@ def _cells(policy: str, kept: Kept, result: Result) -> list[str]:
     def ratio(value: float, other: str, field: str) -> str:
         if other not in result.runs:
             return "-"
-        base = getattr(result.runs[other].report, field)
+        base = getattr(_typical(result.runs[other]).report, field)
         return f"{value / base:.2f}" if base else "-"
 
     def quantiles(values: tuple[float | None, ...], unit: float, digits: int) -> str:
@@ -82,7 +87,8 @@ def _cells(policy: str, kept: Kept, result: Result) -> list[str]:
 
 def _gate(gate: Gate) -> str:
     sign = "at least" if gate.at_least else "at most"
-    return f"{gate.what}: {gate.value:.3f}, {sign} {gate.bound:g}"
+    apart = f" ({min(gate.values):.3f} to {max(gate.values):.3f})" if len(gate.values) > 1 else ""
+    return f"{gate.what}: {gate.value:.3f}{apart}, {sign} {gate.bound:g}"
 
 
 def page(results: Sequence[Result], missing: Sequence[str], *, baselines: bool) -> str:
@@ -102,7 +108,9 @@ def page(results: Sequence[Result], missing: Sequence[str], *, baselines: bool) 
             "itself, `static-best` is found by search, and `oracle` knows all arrivals. The engine model is a fit, "
             "not a measurement: figures compare policies, they don't promise hardware.",
             "",
-            f"Simulated on {MACHINE}; the same code and seeds give the same figures on any machine.",
+            f"Simulated on {MACHINE}; the same code and seeds give the same figures on any machine. Of each policy "
+            "the table shows the run with the median of the GPU-hours over the seeds; a gate compares runs of the same seed "
+            "and holds by the median of that, with the smallest and the largest in brackets.",
             "",
             f"{held} of {len(gates)} gates hold.",
             *([f"Not measured with the present code: {', '.join(missing)}."] if missing else []),

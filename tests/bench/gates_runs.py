@@ -30,7 +30,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGE: Final = ROOT / "operator" / "paceline"
 DATA: Final = Path(os.environ.get("PACELINE_DATA", ROOT.parent / "shared" / "data")) / "traces"
 KEPT: Final = ROOT / "build" / "gates"
-SEED: Final = 0
 DAY_MINUTES: Final = 1440.0
 
 MANIFEST: Final = b"""\
@@ -56,12 +55,15 @@ class Load:
 
     name: str
     about: str
-    make: Callable[[], Workload]
+    make: Callable[[int], Workload]
+    """From a seed."""
+    most_seeds: int = 100
+    """Fewer where one run takes many minutes."""
 
 
-def settings() -> SimSettings:
+def settings(seed: int = 0) -> SimSettings:
     """What all gates are run with."""
-    return settings_of(load(MANIFEST, "the gates' manifest"), profile=None, seed=SEED)
+    return settings_of(load(MANIFEST, "the gates' manifest"), profile=None, seed=seed)
 
 
 def conversation(scale: float) -> Load:
@@ -69,7 +71,7 @@ def conversation(scale: float) -> Load:
     return Load(
         f"conversation-{scale:g}x",
         f"Mooncake conversation trace, {scale:g} times the rate",
-        lambda: Workload(_conversation(), rate_scale=scale, seed=SEED),
+        lambda seed: Workload(_conversation(), rate_scale=scale, seed=seed),
     )
 
 
@@ -78,7 +80,7 @@ def azure(scale: float) -> Load:
     return Load(
         f"azure-conversation-{scale:g}x",
         f"Azure 2023 conversation trace, {scale:g} times the rate",
-        lambda: Workload(_azure(), rate_scale=scale, seed=SEED),
+        lambda seed: Workload(_azure(), rate_scale=scale, seed=seed),
     )
 
 
@@ -87,7 +89,7 @@ def shaped(shape: str, scale: float, about: str) -> Load:
     return Load(
         shape,
         f"conversation trace, {scale:g} times the rate, {about}",
-        lambda: Workload(SHAPES[shape](_conversation(), SEED), rate_scale=scale, seed=SEED),
+        lambda seed: Workload(SHAPES[shape](_conversation(), seed), rate_scale=scale, seed=seed),
     )
 
 
@@ -96,7 +98,8 @@ def servegen_day(rate: float, compression: float) -> Load:
     return Load(
         "servegen-day",
         f"a day of ServeGen m-small at {rate * compression:g} times its rate, in {24 / compression:g} hours",
-        lambda: Workload(_servegen(rate).at_rate(compression), seed=SEED),
+        lambda seed: Workload(_servegen(rate, seed).at_rate(compression), seed=seed),
+        most_seeds=1,
     )
 
 
@@ -111,9 +114,9 @@ def _azure() -> Trace:
 
 
 @cache
-def _servegen(rate: float) -> Trace:
+def _servegen(rate: float, seed: int) -> Trace:
     path = DATA / "servegen_language_m-small.tar.gz"
-    return read_trace(path, "servegen", minutes=DAY_MINUTES, generated_rate=rate, seed=SEED)
+    return read_trace(path, "servegen", minutes=DAY_MINUTES, generated_rate=rate, seed=seed)
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +128,14 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     wall_seconds: float
 
 
-def run(load_: Load, policy: str, say: Callable[[str], None] = lambda _: None) -> Kept:
+def run(load_: Load, policy: str, seed: int, say: Callable[[str], None] = lambda _: None) -> Kept:
     """The best form of a policy on a load: from what is kept, or simulated."""
-    known = kept_run(load_, policy)
+    known = kept_run(load_, policy, seed)
     if known is not None:
         return known
-    path = KEPT / f"{load_.name}.{policy}.{_fingerprint(policy, load_)}.json"
-    say(f"simulating {policy} on {load_.name}")
-    result = best_run(policy, load_.make(), settings())
+    path = _path(load_, policy, seed)
+    say(f"simulating {policy} on {load_.name}, seed {seed}")
+    result = best_run(policy, load_.make(seed), settings(seed))
     first = result.samples[0]
     kept = Kept(
         report=policy_report(result),
@@ -140,21 +143,20 @@ def run(load_: Load, policy: str, say: Callable[[str], None] = lambda _: None) -
         wall_seconds=result.wall_seconds,
     )
     KEPT.mkdir(parents=True, exist_ok=True)
-    for old in KEPT.glob(f"{load_.name}.{policy}.*.json"):
+    for old in KEPT.glob(f"{load_.name}.{policy}.{seed}.*.json"):
         old.unlink()
     path.write_bytes(msgspec.json.encode(kept))
     return kept
 
 
-def kept_run(load_: Load, policy: str) -> Kept | None:
+def kept_run(load_: Load, policy: str, seed: int) -> Kept | None:
     """What is kept of a run by the code as it is; None if there is nothing."""
-    path = KEPT / f"{load_.name}.{policy}.{_fingerprint(policy, load_)}.json"
+    path = _path(load_, policy, seed)
     return msgspec.json.decode(path.read_bytes(), type=Kept) if path.exists() else None
 
 
-def run_named(load_: Load, policy: str) -> tuple[str, str, Kept]:
-    """For a pool of processes."""
-    return load_.name, policy, run(load_, policy, say=lambda text: print(text, flush=True))
+def _path(load_: Load, policy: str, seed: int) -> Path:
+    return KEPT / f"{load_.name}.{policy}.{seed}.{_fingerprint(policy, load_)}.json"
 
 
 def _fingerprint(policy: str, load_: Load) -> str:
