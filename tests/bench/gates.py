@@ -3,8 +3,8 @@
 ``python -m tests.bench.gates [--only steady,varying,bursts,baselines] [--seeds 3] [--json OUT] [--write]``. Prints a
 table for each load and PASS or FAIL for each gate, and exits with 1 if one failed. A gate compares runs of the same
 seed and holds by the median of the seeds: single runs of one policy lie 5% apart by nothing but chance. ``--write``
-puts it all into docs/reference/scaling-results.md. Everything is seeded: the same code gives the same figures. Runs are kept
-under build/gates, so only what has changed is simulated again.
+puts it all into docs/reference/scaling-results.md. Everything is seeded: the same code gives the same figures. Runs are
+kept under build/gates, so only what has changed is simulated again.
 """
 
 from __future__ import annotations

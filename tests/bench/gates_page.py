@@ -109,8 +109,8 @@ def page(results: Sequence[Result], missing: Sequence[str], *, baselines: bool) 
             "not a measurement: figures compare policies, they don't promise hardware.",
             "",
             f"Simulated on {MACHINE}; the same code and seeds give the same figures on any machine. Of each policy "
-            "the table shows the run with the median of the GPU-hours over the seeds; a gate compares runs of the same seed "
-            "and holds by the median of that, with the smallest and the largest in brackets.",
+            "the table shows the run with the median of the GPU-hours over the seeds; a gate compares runs of the same "
+            "seed and holds by the median of that, with the smallest and the largest in brackets.",
             "",
             f"{held} of {len(gates)} gates hold.",
             *([f"Not measured with the present code: {', '.join(missing)}."] if missing else []),
