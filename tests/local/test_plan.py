@@ -2,6 +2,7 @@
 
 import random
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from paceline.api.v1alpha1 import ModelDeployment, load
 from paceline.errors import ConfigError, ConfigurationImpossible, LocalRuntimeError
 from paceline.local.plan import FALLBACK_PROFILE, ClusterOptions, LocalPlan, make_plan, with_model_path
 from paceline.local.ports import PortAllocator
+from paceline.planning.calibration import entry_text
+from paceline.policy.scaling.profiles import get_profile, profile_of
 from tests.api.documents import sample
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
@@ -98,11 +101,21 @@ def test_a_profile_that_the_manifest_names_is_emulated() -> None:
     assert plan(md, profile="tiny-cpu").prefill_profile == "tiny-cpu"
 
 
+def test_a_profile_that_stands_in_the_manifest_is_emulated_as_it_is() -> None:
+    mine = entry_text(replace(get_profile("tiny-cpu"), name="mine"))
+    md = sample("quickstart")
+    noted = {"paceline.dev/engine-profile": mine}
+    made = plan(md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})}))
+    assert made.title.endswith("(emulated mine)")
+    environment = made.engines[0].launch().program.env
+    assert profile_of(environment["PACELINE_EMULATOR_PROFILE"], "").name == "mine"
+
+
 def test_an_unknown_profile_in_the_manifest_is_refused_with_those_that_are_known() -> None:
     noted = {"paceline.dev/engine-profile": "h999"}
     md = sample("quickstart")
     md = md.model_copy(update={"metadata": md.metadata.model_copy(update={"annotations": noted})})
-    with pytest.raises(ConfigError, match=r"metadata\.annotations\[.*'h999' is not known; known are deepseek"):
+    with pytest.raises(ConfigError, match=r"metadata\.annotations\[.*'h999' is not known. Known profiles: deepseek"):
         plan(md)
 
 

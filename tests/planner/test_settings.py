@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment
 from paceline.errors import ConfigError
 from paceline.planner.settings import engine_models, guessed
+from paceline.planning.calibration import entry_text
+from paceline.policy.scaling.profiles import get_profile
 from tests.planner.world import PROFILE, elastic
 
 
@@ -70,3 +74,15 @@ def test_a_name_goes_before_all_else_and_has_to_be_known() -> None:
     assert guessed(named) is None
     with pytest.raises(ConfigError, match="engine-profile"):
         engine_models(on(profile="nonsense"))
+
+
+def test_what_was_measured_here_is_planned_for_as_it_was_written() -> None:
+    mine = replace(get_profile(PROFILE), name="mine", step_base=0.02, provenance="measured on our own engines")
+    md = on("Somebody/Secret-7B", profile=entry_text(mine))
+    models = engine_models(md)
+    assert models is not None
+    assert models.decode.step_base == pytest.approx(0.02)
+    assert models.prefill.provenance == "measured on our own engines"
+    assert guessed(md) is None
+    with pytest.raises(ConfigError, match=r"metadata.annotations\[paceline.dev/engine-profile\]: not valid .*step_ms"):
+        engine_models(on(profile=entry_text(mine).replace("step_ms = [20", "step_ms = [-20")))

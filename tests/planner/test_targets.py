@@ -249,7 +249,7 @@ async def test_engines_that_nobody_has_measured_are_planned_for_by_a_guess_and_i
     assert view is not None
     assert view.metrics.status is ConditionStatus.TRUE
     assert "Engine speeds are a guess" in view.metrics.message
-    assert "`paceline calibrate` measures them for `paceline plan`" in view.metrics.message
+    assert "`paceline calibrate` measures them." in view.metrics.message
     await bench.targets.close()
 
 

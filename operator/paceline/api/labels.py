@@ -43,7 +43,9 @@ APPLIED: Final = f"{GROUP}/applied"
 """On a child, hash of the manifest that was applied last: another one says that the child is out of date."""
 
 ENGINE_PROFILE: Final = f"{GROUP}/engine-profile"
-"""On a ModelDeployment, name of the engine model to plan and to route with, instead of what the hardware tells."""
+"""On a ModelDeployment, the engine model to plan and to route with instead of what the hardware tells: a name, or the
+text that ``paceline calibrate`` writes.
+"""
 PRIORITY: Final = f"{GROUP}/priority"
 """On a ModelDeployment, a whole number: where GPUs are shared out, higher goes first."""
 TLS: Final = f"{GROUP}/tls"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from paceline.api import labels
 from paceline.cli.output import write_file
 from paceline.errors import ConfigError
 
@@ -20,11 +23,18 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   paceline calibrate --endpoint http://127.0.0.1:8000 --accelerator h200 --tensor-parallel 2 -o mine.toml
+  paceline calibrate --endpoint http://127.0.0.1:8000 --serving 600 --like qwen3-32b-h200-tp2 -o mine.toml
   paceline calibrate points.csv --like qwen3-32b-h200-tp2 -o mine.toml
 """,
 )
 @click.argument("points_file", metavar="[POINTS]", required=False, type=click.Path(path_type=Path))
 @click.option("--endpoint", metavar="URL", help="Measure this OpenAI-compatible engine, which must be idle.")
+@click.option(
+    "--serving",
+    type=click.FloatRange(1, 86_400),
+    metavar="SECONDS",
+    help="Send the endpoint nothing, but watch its own metrics for so long while it serves.",
+)
 @click.option("--model", help="Model, such as Qwen/Qwen3-32B. Default: that of --like, or of the endpoint.")
 @click.option("--accelerator", metavar="GPU", help="Such as h200. Default: that of --like.")
 @click.option("--tensor-parallel", type=click.IntRange(1, 1024), help="GPUs of the engine. Default: that of --like.")
@@ -37,6 +47,7 @@ Examples:
 def calibrate(
     points_file: Path | None,
     endpoint: str | None,
+    serving: float | None,
     model: str | None,
     accelerator: str | None,
     tensor_parallel: int | None,
@@ -47,8 +58,9 @@ def calibrate(
     output: Path | None,
     save_points: Path | None,
 ) -> int:
-    """Fit an engine profile to the POINTS of a file, or to an engine that is measured now (--endpoint). Prints the
-    errors of the fit and the profile, which --engine-profile of plan and simulate takes as a file.
+    """Fit an engine profile to the POINTS of a file, to an idle engine that is measured now (--endpoint), or to one
+    that is watched while it serves (--endpoint and --serving). Prints the errors of the fit and the profile, which
+    --engine-profile of plan and simulate takes as a file, and the operator in an annotation of the ModelDeployment.
 
     POINTS is CSV or JSON lines: kind (prefill or step), milliseconds; new_tokens and cached_tokens of a prefill;
     sequences and context_tokens (of all of them together) of a step.
@@ -56,12 +68,19 @@ def calibrate(
     from dataclasses import replace
 
     from paceline.planning.calibration import calibrate as fit
-    from paceline.planning.calibration import entry_text, sentences
+    from paceline.planning.calibration import sentences
     from paceline.planning.points import csv_of, read_points
 
     if (points_file is None) == (endpoint is None):
         raise ConfigError("give either a file of points or --endpoint URL.")
+    if serving is not None and (endpoint is None or save_points is not None):
+        raise ConfigError("--serving needs --endpoint, and has no points for --save-points.")
     start = None if like is None and model is None else _start(like, model, accelerator, tensor_parallel)
+    if serving is not None:
+        if start is None:
+            raise ConfigError("--serving: say what to begin with, by --like PROFILE, or --model and --accelerator.")
+        _write(_served(str(endpoint), serving, start, name or f"{start.name}-calibrated"), output)
+        return 0
     if points_file is not None:
         points, source = read_points(points_file), f"measured, {points_file.name}"
     else:
@@ -77,13 +96,23 @@ def calibrate(
     made = fit(points, start, name=name or f"{start.name}-calibrated", provenance=source)
     for sentence in sentences(made):
         click.echo(sentence, err=True)
-    text = entry_text(made.profile)
+    _write(made.profile, output)
+    return 0
+
+
+def _write(profile: EngineProfile, output: Path | None) -> None:
+    from paceline.planning.calibration import entry_text
+
+    text = entry_text(profile)
     if output is None:
         click.echo(text, nl=False)
-    else:
-        write_file("--output", output, text)
-        click.echo(f"Profile written to {output}: use it with --engine-profile {output}.", err=True)
-    return 0
+        return
+    write_file("--output", output, text)
+    click.echo(
+        f"Profile written to {output}: use it with --engine-profile {output}, or give it to the operator:\n"
+        f'  kubectl annotate --overwrite modeldeployment NAME {labels.ENGINE_PROFILE}="$(cat {output})"',
+        err=True,
+    )
 
 
 def _start(like: str | None, model: str | None, accelerator: str | None, tensor_parallel: int | None) -> EngineProfile:
@@ -123,10 +152,34 @@ def _measured(url: str, seed: int, model: str | None) -> tuple[Points, str, int 
     """(points, model served, KV capacity) of a live engine."""
     import asyncio
 
+    from paceline.planning.endpoint import measure
+
+    with _progress() as show:
+        found = asyncio.run(measure(url, model=model, seed=seed, progress=show))
+    return found.points, found.model, found.kv_capacity_tokens
+
+
+def _served(url: str, seconds: float, start: EngineProfile, name: str) -> EngineProfile:
+    """The profile of an engine that is watched while it serves."""
+    import asyncio
+    import time
+
+    from paceline.planning.serving import served_profile, watch
+
+    with _progress() as show:
+        watched = asyncio.run(
+            watch(url, start, seconds=seconds, clock=time.monotonic, sleep=asyncio.sleep, progress=show)
+        )
+    for what, part in (("prefill", watched.fitted.prefill), ("decode", watched.fitted.step)):
+        click.echo(f"{what}: {part.reason.removeprefix(f'{what}: ')}.", err=True)
+    return served_profile(watched, name=name, endpoint=url)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar for people; what it gives says what goes on, and what share of all is done."""
     from rich.console import Console
     from rich.progress import Progress
-
-    from paceline.planning.endpoint import measure
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
@@ -134,5 +187,4 @@ def _measured(url: str, seed: int, model: str | None) -> tuple[Points, str, int 
         def show(what: str, share: float) -> None:
             bar.update(task, description=what, completed=share)
 
-        found = asyncio.run(measure(url, model=model, seed=seed, progress=show))
-    return found.points, found.model, found.kv_capacity_tokens
+        yield show

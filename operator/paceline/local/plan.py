@@ -21,7 +21,7 @@ from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, 
 from paceline.local.ports import PortAllocator, require_free
 from paceline.local.tenants import check_keys, one_router
 from paceline.policy.resources import EngineChildren, HardwarePool, RouterChildren, children, engine_profile
-from paceline.policy.scaling.profiles import get_profile, known_profiles
+from paceline.policy.scaling.profiles import known_profiles, profile_of
 
 ROUTER_START_SECONDS: Final = 60.0
 FALLBACK_PROFILE: Final = "qwen3-32b-h200-tp2"
@@ -200,9 +200,8 @@ def _backend(md: ModelDeployment, pool: HardwarePool, options: ClusterOptions) -
         return _Backend({"PACELINE_ENGINE_BACKEND": "vllm"}, "vLLM on this machine")
     notes: tuple[str, ...] = ()
     asked = md.metadata.annotations.get(labels.ENGINE_PROFILE)
-    if options.profile is None and asked is not None and asked not in known_profiles():
-        known = ", ".join(sorted(known_profiles()))
-        raise ConfigError(f"metadata.annotations[{labels.ENGINE_PROFILE}]: {asked!r} is not known; known are {known}.")
+    if options.profile is None and asked is not None:
+        profile_of(asked, f"metadata.annotations[{labels.ENGINE_PROFILE}]")
     profile = options.profile or asked or engine_profile(md, pool)
     if profile is None:
         profile = FALLBACK_PROFILE
@@ -214,10 +213,10 @@ def _backend(md: ModelDeployment, pool: HardwarePool, options: ClusterOptions) -
         )
     environment = {
         "PACELINE_ENGINE_BACKEND": "emulator",
-        "PACELINE_EMULATOR_PROFILE": get_profile(profile).name,
+        "PACELINE_EMULATOR_PROFILE": profile,
         "PACELINE_EMULATOR_SPEED": repr(options.speed),
     }
-    return _Backend(environment, f"emulated {profile}", profile, notes)
+    return _Backend(environment, f"emulated {profile_of(profile, 'engine profile').name}", profile, notes)
 
 
 def _engine(

@@ -39,7 +39,7 @@ from paceline.local.probe import PodClient
 from paceline.local.report import LoadFacts, SloReport, make_report
 from paceline.local.tenants import a_key_of_each
 from paceline.planner.recorder import Recorder
-from paceline.policy.scaling.profiles import get_profile
+from paceline.policy.scaling.profiles import profile_of
 from paceline.traces.prompts import PromptMaker
 
 KEEP_ALIVE_SECONDS: Final = 5.0
@@ -267,7 +267,7 @@ class _Run:
             malformed=load.trace.malformed,
             cache_hit_percent=100 * (hits - before[1]) / looked_up if looked_up else None,
             restarts=self._starts() - sent.starts,
-            prefill_model=None if profile is None else get_profile(profile),
+            prefill_model=None if profile is None else profile_of(profile, "engine profile"),
         )
         report = make_report(result, self._md.spec.slo, facts)
         self._display.reported(report, load.trace.problems)

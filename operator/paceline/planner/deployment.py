@@ -245,7 +245,7 @@ def _guess_note(md: ModelDeployment, profile: str | None) -> str:
     basis = guessed(md, profile=profile)
     if basis is None:
         return ""
-    return f"Engine speeds are a guess: {basis}. `paceline calibrate` measures them for `paceline plan`."
+    return f"Engine speeds are a guess: {basis}. `paceline calibrate` measures them."
 
 
 def limit_of(limit: Limit) -> ScalingLimit:

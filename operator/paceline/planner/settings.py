@@ -5,11 +5,10 @@ from __future__ import annotations
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, Pool, Toggle
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
-from paceline.errors import ConfigError
 from paceline.policy.resources import HardwarePool, engine_profile, hardware_pools
 from paceline.policy.scaling.assumed import Assumed, assumed_profile
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.scaling.profiles import get_profile
+from paceline.policy.scaling.profiles import profile_of
 from paceline.policy.scaling.settings import EngineModels, ForecastSettings, PoolSettings, ScalingSettings
 from paceline.policy.waiting import age_bound_seconds
 
@@ -71,14 +70,11 @@ def engine_models(md: ModelDeployment, *, profile: str | None = None) -> EngineM
 
     ``profile`` goes before the annotation ``paceline.dev/engine-profile``, and that before what the hardware is known
     for. Where it was not measured, what is known of other layouts, or of the hardware, has to do (:func:`guessed`).
-    Raises ConfigError for a name that is not known.
+    Raises ConfigError for a name that is not known, and a text that is no profile.
     """
     named = profile or md.metadata.annotations.get(labels.ENGINE_PROFILE)
     if named is not None:
-        try:
-            return EngineModels.same(get_profile(named))
-        except ConfigError as error:
-            raise ConfigError(f"metadata.annotations[{labels.ENGINE_PROFILE}]: {error}") from None
+        return EngineModels.same(profile_of(named, f"metadata.annotations[{labels.ENGINE_PROFILE}]"))
     pools = hardware_pools(md.spec)
     found = [_profile(md, pool) for pool in (pools[0], pools[-1])]
     if found[0] is None or found[1] is None:
@@ -97,7 +93,7 @@ def guessed(md: ModelDeployment, *, profile: str | None = None) -> str | None:
 def _profile(md: ModelDeployment, pool: HardwarePool) -> EngineProfile | None:
     name = engine_profile(md, pool)
     if name is not None:
-        return get_profile(name)
+        return profile_of(name, labels.ENGINE_PROFILE)
     assumed = _assumed(md, pool)
     return None if assumed is None else assumed.profile
 

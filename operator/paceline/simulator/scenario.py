@@ -15,7 +15,7 @@ from paceline.errors import ConfigError
 from paceline.policy.resources import engine_profile, hardware_pools
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.scaling.profiles import get_profile, known_profiles
+from paceline.policy.scaling.profiles import known_profiles, profile_of
 from paceline.policy.scaling.settings import ForecastSettings, PoolSettings, ScalingSettings
 from paceline.policy.waiting import age_bound_seconds
 from paceline.simulator.router import RouterSettings
@@ -42,7 +42,7 @@ def settings_of(md: ModelDeployment, *, profile: str | EngineProfile | None, see
         )
     (pool,) = pools
     if not isinstance(profile, EngineProfile):
-        profile = get_profile(profile or engine_profile(md, pool) or _unknown(md))
+        profile = profile_of(profile or engine_profile(md, pool) or _unknown(md), "engine profile")
     engine = profile
     bounds = {bound.role: (bound.minimum, bound.maximum) for bound in pool.bounds}
     gpus = pool.accelerators or 1

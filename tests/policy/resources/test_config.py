@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from paceline.api import labels, wire
+from paceline.planning.calibration import entry_text
 from paceline.policy.resources import Images, engine_config, engine_profile, hardware_pools, revision, router_config
+from paceline.policy.scaling.profiles import get_profile
 from tests.api.documents import deployment, sample
 
 
@@ -168,7 +171,13 @@ class TestEngineProfile:
         assert router_config(sample("cpu")).engine_profile is None
 
     def test_the_annotation_goes_before_what_is_known_of_the_hardware(self):
-        for name, used in (("llama-3.1-8b-h100-tp1", "llama-3.1-8b-h100-tp1"), ("abacus", "qwen3-32b-h200-tp2")):
+        mine = entry_text(replace(get_profile("tiny-cpu"), name="mine"))
+        for name, used in (
+            ("llama-3.1-8b-h100-tp1", "llama-3.1-8b-h100-tp1"),
+            (mine, mine),
+            ("abacus", "qwen3-32b-h200-tp2"),
+            ("[[profile]]\nname = 3", "qwen3-32b-h200-tp2"),
+        ):
             md = sample("quickstart")
             md = md.model_copy(
                 update={"metadata": md.metadata.model_copy(update={"annotations": {labels.ENGINE_PROFILE: name}})}

@@ -11,7 +11,14 @@ import pytest
 from paceline.errors import ConfigError
 from paceline.policy.scaling.hardware import find_gpu, find_model
 from paceline.policy.scaling.physics import Engine, Layout, Precision
-from paceline.policy.scaling.profiles import find_profile, get_profile, known_profiles, read_profiles
+from paceline.policy.scaling.profiles import (
+    MAX_TEXT,
+    find_profile,
+    get_profile,
+    known_profiles,
+    profile_of,
+    read_profiles,
+)
 
 SHARED_DATA = Path(os.environ.get("PACELINE_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data")
 
@@ -78,6 +85,30 @@ def test_a_bad_entry_is_refused_with_the_name_of_its_field(changes: dict[str, ob
 def test_two_entries_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="same name"):
         read_profiles(entry() + entry(), "mine.toml")
+
+
+def test_a_profile_is_named_or_given_as_it_is() -> None:
+    assert profile_of("tiny-cpu", "here") is get_profile("tiny-cpu")
+    assert profile_of(entry(), "here") == read_profiles(entry(), "mine.toml")["mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("warp", "here: engine profile 'warp' is not known. Known profiles: "),
+        ("", "here: engine profile '' is not known"),
+        (entry() + entry(name="other"), "here: holds 2 engine profiles; leave the one that is meant"),
+        (entry(tensor_parallel=0), "here: not valid engine profiles: .*tensor_parallel"),
+        ("speed = ", "here: not valid engine profiles"),
+        (
+            entry(provenance="x" * MAX_TEXT),
+            f"here: .* characters are too many for one engine profile; at most {MAX_TEXT}",
+        ),
+    ],
+)
+def test_what_is_no_profile_is_refused_with_where_it_stands(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        profile_of(text, "here")
 
 
 def test_a_file_that_is_not_toml_is_refused() -> None:

@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,8 @@ import pytest
 
 from paceline.api import wire
 from paceline.errors import ConfigError
+from paceline.planning.calibration import entry_text
+from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.settings import read
 from tests.processes import free_ports
 from tests.worker.router.fakes import MODEL, FakeEngine, config
@@ -138,3 +141,12 @@ def test_the_threshold_for_local_prefill_comes_from_the_engine_model_unless_it_i
     settings = read(FLAGS, {"PACELINE_ROUTER_CONFIG": wire.encode(known).decode()})
     assert 16 < settings.placement.local_prefill_tokens < 4096
     assert read(FLAGS, {"PACELINE_ROUTER_CONFIG": CONFIG}).placement.local_prefill_tokens == 100
+
+
+def test_the_engine_model_may_be_what_was_measured_here() -> None:
+    quick = replace(get_profile("qwen3-32b-h200-tp2"), name="mine", prefill_token=1e-7)
+    found = []
+    for profile in ("qwen3-32b-h200-tp2", entry_text(quick)):
+        known = config(engine_profile=profile, local_prefill_tokens=None)
+        found.append(read(FLAGS, {"PACELINE_ROUTER_CONFIG": wire.encode(known).decode()}))
+    assert found[1].placement.local_prefill_tokens > found[0].placement.local_prefill_tokens

@@ -14,7 +14,7 @@ import msgspec
 
 from paceline.errors import ConfigError
 from paceline.policy.scaling.perfmodel import EngineProfile
-from paceline.policy.scaling.profiles import get_profile
+from paceline.policy.scaling.profiles import profile_of
 from paceline.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     flags, ignored = _parser().parse_known_args(arguments)
     if ignored:
         log.info("flags that the emulator does not need are ignored: %s", " ".join(ignored))
-    profile = get_profile(flags.profile)
+    profile = profile_of(flags.profile, "--profile")
     if not flags.speed > 0:
         raise ConfigError(f"--speed is {flags.speed}; it must be positive (1 is real time).")
     transfer = _document("--kv-transfer-config", flags.kv_transfer_config, dict[str, Any])

@@ -14,7 +14,7 @@ from paceline.errors import ConfigError
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.fleet import EngineModel, FasterModel, NominalModel
 from paceline.policy.routing.placement import default_local_prefill_tokens
-from paceline.policy.scaling.profiles import get_profile
+from paceline.policy.scaling.profiles import profile_of
 from paceline_worker.router.live.settings import LiveSettings, read_live_settings
 from paceline_worker.router.pod_api import PodSelection
 from paceline_worker.router.prefixes.knowledge import Settings as KnowledgeSettings
@@ -98,7 +98,11 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     if document is None:
         raise ConfigError(f"{CONFIG_ENV} is not set; it holds the router's configuration as JSON.")
     config = wire.decode(wire.RouterConfig, document, source=CONFIG_ENV)
-    model: EngineModel = NominalModel() if config.engine_profile is None else get_profile(config.engine_profile)
+    model: EngineModel = (
+        NominalModel()
+        if config.engine_profile is None
+        else profile_of(config.engine_profile, f"{CONFIG_ENV}.engineProfile")
+    )
     if config.engine_speed != 1.0:
         model = FasterModel(model, config.engine_speed)
     return Settings(

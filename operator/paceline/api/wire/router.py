@@ -167,7 +167,7 @@ class RouterConfig(Document, frozen=True, kw_only=True):
     local_prefill_tokens: NonNegative | None = None
     """Prompts with at most this many uncached tokens are computed by the decode engine. None: from the engine model."""
     engine_profile: str | None = None
-    """Name in :mod:`paceline.policy.scaling.profiles`; None when nothing is known of the hardware."""
+    """As :func:`paceline.policy.scaling.profiles.profile_of` takes it; None when nothing is known of the hardware."""
     engine_speed: Annotated[float, Meta(gt=0)] = 1.0
     """How much faster engines are than the profile says: emulated ones can be."""
     block_size: Positive = 16

@@ -9,11 +9,12 @@ from typing import Final
 from paceline.api import labels, wire
 from paceline.api.v1alpha1 import KvCache, ModelDeployment, Objective, PoolMode, Source, SourceType, Toggle
 from paceline.api.v1alpha1.routing import Hedging, OutputHealth, Placement
+from paceline.errors import ConfigError
 from paceline.policy.resources.common import Images, short_hash
 from paceline.policy.resources.pools import HardwarePool, hardware_pools
 from paceline.policy.resources.tenants import tenancy
 from paceline.policy.resources.tls import engine_tls, router_tls, router_to_engine_tls
-from paceline.policy.scaling.profiles import find_profile, known_profiles
+from paceline.policy.scaling.profiles import find_profile, profile_of
 
 MODEL_VOLUME_PATH: Final = "/var/lib/paceline/model"
 """Where the volume with the weights is mounted."""
@@ -58,13 +59,17 @@ def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
 
 
 def engine_profile(md: ModelDeployment, pool: HardwarePool) -> str | None:
-    """Name of the engine model that describes an engine of ``pool``: that of the annotation, or what is known of the
-    hardware. None when nothing is. A name that nobody knows is refused where the resource is accepted.
+    """The engine model that describes an engine of ``pool``, as :func:`profile_of` takes it: name or text of the
+    annotation, or the name of what is known of the hardware. None when nothing is. An annotation that can't be read is
+    not followed; the planner says so.
     """
-    named = md.metadata.annotations.get(labels.ENGINE_PROFILE)
-    if named in known_profiles():
-        return named
-    return find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
+    asked = md.metadata.annotations.get(labels.ENGINE_PROFILE)
+    if asked is not None:
+        try:
+            profile_of(asked, labels.ENGINE_PROFILE)
+        except ConfigError:
+            asked = None
+    return asked or find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
 
 
 def emulated(md: ModelDeployment) -> bool:

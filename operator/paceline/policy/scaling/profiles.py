@@ -2,7 +2,8 @@
 first asked for.
 
 The emulator's ``--profile``, the router's ``engineProfile``, the planner and the simulator look them up here. Each says
-whether it was measured and where it comes from; a calibration on the engine itself replaces it.
+whether it was measured and where it comes from. What ``paceline calibrate`` measured on the engine itself goes before
+them: wherever a profile is named its whole text may stand instead (:func:`profile_of`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ HOST_BYTES_PER_GPU: Final = 40e9
 """Host memory to one GPU over PCIe 5 x16 at about 60%; an estimate."""
 MAX_SEQS: Final = 256
 MAX_BATCHED_TOKENS: Final = 8192
+
+MAX_TEXT: Final = 16_384
+"""Characters of one profile; they have a thousand."""
 
 _FILE: Final = "profiles.toml"
 _WORD: Final = re.compile(r"[a-z0-9]+")
@@ -115,6 +119,24 @@ def get_profile(name: str) -> EngineProfile:
     except KeyError:
         known = ", ".join(sorted(known_profiles()))
         raise ConfigError(f"engine profile {name!r} is not known. Known profiles: {known}.") from None
+
+
+def profile_of(text: str, source: str) -> EngineProfile:
+    """The profile that ``text`` names, or is: a TOML document with one profile, as ``paceline calibrate`` writes it.
+
+    ``source`` says in messages where the text stands. Raises ConfigError.
+    """
+    if "=" not in text:  # no name has one, every document does
+        try:
+            return get_profile(text)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{source}: {len(text)} characters are too many for one engine profile; at most {MAX_TEXT}.")
+    profiles = list(read_profiles(text, source).values())
+    if len(profiles) != 1:
+        raise ConfigError(f"{source}: holds {len(profiles)} engine profiles; leave the one that is meant.")
+    return profiles[0]
 
 
 def find_profile(model: str, product: str, tensor_parallel: int) -> str | None:
