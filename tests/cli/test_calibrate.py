@@ -56,7 +56,10 @@ def test_without_an_output_file_the_entry_is_printed(points: Path, capsys: pytes
         (["POINTS", "--model", "Qwen3-32B", "--accelerator", "tpu"], "--accelerator tpu: not known"),
         (["POINTS", "--serving", "5"], "--serving needs --endpoint"),
         (["--endpoint", "http://127.0.0.1:1", "--serving", "5"], "--serving: say what to begin with, by --like"),
-        (["--endpoint", "http://127.0.0.1:1", "--serving", "5", "--like", "tiny-cpu"], "--endpoint http://127.0.0.1:1: "),
+        (
+            ["--endpoint", "http://127.0.0.1:1", "--serving", "5", "--like", "tiny-cpu"],
+            "--endpoint http://127.0.0.1:1: ",
+        ),
         (["POINTS", "--like", "warp"], "'warp' is not known"),
         (["--endpoint", "http://127.0.0.1:1", "--like", "tiny-cpu"], "--endpoint http://127.0.0.1:1: "),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -77,6 +79,34 @@ def test_the_oracle_is_never_dearer_than_the_best_static_fleet() -> None:
 def test_the_search_over_counts_finds_the_smallest_that_is_enough(guess: int, most: int, needed: int) -> None:
     found = StaticSearch._smallest(lambda count: count >= needed, guess, 1, most)
     assert found == max(1, min(needed, most))
+
+
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(0, 12), st.tuples(st.integers(1, 6), st.integers(1, 6)))
+@hypothesis_settings(deadline=None)
+def test_the_search_finds_the_smallest_fleet_where_more_decode_engines_save_ever_fewer_for_prefill(
+    least_decode: int, least_prefill: int, more: int, guess: tuple[int, int]
+) -> None:
+    def enough(prefill: int, decode: int) -> bool:
+        """With few decode engines prompts wait for seats as well, and more prefill engines are no help beyond some."""
+        return decode >= least_decode and prefill >= least_prefill + more // (1 + decode - least_decode)
+
+    class Judged(StaticSearch):
+        """No simulation: fleets are what stands for their runs."""
+
+        def __init__(self) -> None:
+            load = conversation(seconds=10)
+            bounds = {Role.PREFILL: (1, 64), Role.DECODE: (1, 64)}
+            super().__init__(Context(load, settings(bounds=bounds), Targets(*guess)), lambda what, share: None)
+
+        def _at(self, prefill: int, decode: int) -> Any:
+            return prefill, decode
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paceline.simulator.static_search.passes", lambda fleet: enough(*fleet))
+        found = cast("tuple[int, int]", Judged().run())
+    assert enough(*found)
+    best = min(p + d for p in range(1, 65) for d in range(1, 30) if enough(p, d))
+    assert sum(found) == best
 
 
 def test_a_scale_down_window_remembers_the_largest_want() -> None:
