@@ -48,7 +48,7 @@ STEADY: Final = (conversation(1), conversation(2), conversation(4), conversation
 VARYING: Final = (
     shaped("inversion", 2, "prompts a quarter and outputs twelve times as long in every other 10 minutes"),
     shaped("ramp", 1, "rising to five times that within 10 minutes"),
-    servegen_day(0.0125, 24),
+    servegen_day(0.15),
 )
 BURSTS: Final = (shaped("bursts", 1, "four times that for 60 s in every 10 minutes"),)
 PARTS: Final[Mapping[str, Sequence[Load]]] = {"steady": STEADY, "varying": VARYING, "bursts": BURSTS}
@@ -154,12 +154,12 @@ def _goodput(report: PolicyReport) -> float:
     return report.goodput_per_gpu_hour
 
 
-def needed(part: str, *, baselines: bool) -> list[str]:
-    """Policies that the gates of a part compare."""
+def needed(part: str, load: Load, *, baselines: bool) -> list[str]:
+    """Policies that the gates compare on a load of a part."""
     names = ["planner", "static-best"]
     if part != "steady":
         names.append("oracle")
-    return [*names, *BASELINES] if baselines else names
+    return [*names, *BASELINES] if baselines and load.baselines else names
 
 
 def main() -> int:
@@ -176,7 +176,7 @@ def main() -> int:
     baselines = BASELINE_PART in parts
     chosen = [part for part in PARTS if part in parts] or list(PARTS)
     loads = [(part, load) for part in chosen for load in PARTS[part] if load.name.startswith(arguments.load or "")]
-    wanted = {load.name: needed(part, baselines=baselines) for part, load in loads}
+    wanted = {load.name: needed(part, load, baselines=baselines) for part, load in loads}
     seeds = {load.name: range(min(arguments.seeds, load.most_seeds)) for _, load in loads}
     if arguments.kept:
         wanted = {
@@ -213,7 +213,7 @@ def main() -> int:
             f"{load.name} ({', '.join(left)})"
             for part, these in PARTS.items()
             for load in these
-            if (left := [one for one in needed(part, baselines=baselines) if one not in runs.get(load.name, {})])
+            if (left := [one for one in needed(part, load, baselines=baselines) if one not in runs.get(load.name, {})])
         ]
         PAGE.write_text(page(results, missing, baselines=baselines))
     return 1 if failed else 0
