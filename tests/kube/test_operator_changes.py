@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from paceline.api import labels
+from paceline.planning.calibration import entry_text
+from paceline.policy.scaling.profiles import get_profile
 from tests.kube.client import Kube, Manifest
 from tests.kube.operators import Operator
 from tests.kube.scene import Scene
@@ -74,6 +77,9 @@ CHANGES: list[tuple[str, Any, Callable[[Scene], Any], Any]] = [
      lambda s: '"connectMilliseconds":55' in configuration(s, "router.json"), True),
     ("spec.routing.podTemplate", {"spec": {"priorityClassName": "system-cluster-critical"}},
      lambda s: s.pods(labels.COMPONENT_ROUTER)[0]["spec"].get("priorityClassName"), "system-cluster-critical"),
+    # What `paceline calibrate` writes; no field of the spec, and so no new generation.
+    ("metadata.annotations", {labels.ENGINE_PROFILE: entry_text(replace(get_profile("tiny-cpu"), name="mine"))},
+     lambda s: r'"engineProfile":"[[profile]]\nname = \"mine\"\n' in configuration(s, "router.json"), True),
 ]  # fmt: skip
 
 
