@@ -24,13 +24,13 @@ SHORTFALLS: Final[Mapping[str, str]] = {
     "ramp": "The oracle, which knows every arrival and tries fleets until it has the cheapest that it finds, gets 1.27 "
     "times what static-best gets out of a GPU-hour: the bar leaves 2% to those who have to find out. Next to the "
     "oracle the planner is within the aim of 1.15 times its GPU-hours. What it leaves unused is about 1% of the "
-    "requests that may still miss: it plans for four fifths of what the objective allows. With nine tenths it "
-    "is at 1.24 of static-best here, and the bursts end at 94.8%, below the objective.",
+    "requests that may still miss: it plans for four fifths of what the objective allows. With nine tenths "
+    "(`PLANNED_MISSES` in `policy/scaling/needs.py`) it is at 1.24 of static-best here, and the bursts end at 94.8%, "
+    "below the objective.",
     "servegen-day": "At this rate the day needs two to three engines for most of the time, and one of each role "
     "is the least there can be: static-best has three, and rejects or delays what bursts of ten minutes bring beyond "
     "that, as far as the objective allows. The planner orders engines for each burst, which attains more than is "
-    "asked for, and holds them for a while after. Compressed into six hours, with four times the rate, it gets 1.01 "
-    "times as much out of a GPU-hour as static-best: bursts are hardly longer than pods take to start then.",
+    "asked for, and holds them for a while after.",
     "bursts": "A burst is over before pods have started, so the first two are missed in part, and the account of "
     "misses is overdrawn. To make that good the planner sizes for fewer misses, and holds those engines as long as "
     "bursts come back. A fixed fleet of 14 misses a part of each burst and still meets the objective over the hour.",

@@ -38,6 +38,7 @@ class Engine:
     failing: Callable[[int], bool] = lambda _: False
     restarts_at: int = -1
     ranks: int = 1
+    said: list[str] = field(default_factory=list)
 
     async def sleep(self, seconds: float) -> None:
         """Half a second of decoding, or one prompt alone."""
@@ -72,17 +73,18 @@ class Engine:
             lines += [f"{serving.RUNNING}{where} {self.batch}", f"{serving.KV_USAGE}{where} {usage}"]
             lines += [f"{name}{where} {self.counters[key]}" for key, name in _COUNTERS.items()]
             size = f'{{engine="{rank}",block_size="16",num_gpu_blocks="{REAL.kv_capacity_tokens // 16}"}}'
-            lines.append(f"{serving.CACHE_INFO}{size} 1.0")
+            lines.append(f"vllm:cache_config_info{size} 1.0")
         return httpx.Response(200, text="\n".join(lines) + "\n")
 
-    async def watched(self, seconds: float) -> Watched:
+    async def watched(self, seconds: float, kv_capacity_tokens: int | None = None) -> Watched:
         return await watch(
             URL,
             START,
             seconds=seconds,
+            kv_capacity_tokens=kv_capacity_tokens,
             clock=lambda: self.now,
             sleep=self.sleep,
-            progress=lambda what, share: None,
+            progress=lambda what, share: self.said.append(what),
             transport=httpx.MockTransport(self.answer),
         )
 
@@ -111,6 +113,20 @@ async def test_an_engine_is_known_after_minutes_under_a_load_that_varies() -> No
             REAL.step_seconds(batch, batch * context), rel=0.05
         )
     assert profile.prefill_seconds(8000) == pytest.approx(REAL.prefill_seconds(8000), rel=0.05)
+
+
+async def test_a_kv_capacity_that_is_given_goes_before_what_the_engine_says() -> None:
+    assert (await Engine().watched(3, kv_capacity_tokens=4096)).fitted.profile.kv_capacity_tokens == 4096
+
+
+async def test_looks_without_an_answer_are_told() -> None:
+    engine = Engine(failing=lambda look: look in (5, 6))
+    await engine.watched(10)
+    said = [what for what in engine.said if what.startswith("no answer")]
+    assert [what[: what.index(":")] for what in said] == [
+        f"no answer, {n} of {LOST_LOOKS} times in a row" for n in (1, 2)
+    ]
+    assert "503" in said[0]
 
 
 async def test_what_was_not_seen_for_long_enough_is_not_made_up() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paceline.api import labels
 from paceline.api.v1alpha1 import load
 from paceline.api.wire import Role
 from paceline.errors import ConfigError
@@ -61,3 +62,11 @@ def test_a_named_profile_stands_in_for_the_hardware() -> None:
 def test_different_hardware_for_the_roles_is_refused() -> None:
     with pytest.raises(ConfigError, match="one kind"):
         settings_of(load(read("heterogeneous.yaml"), "sample"), profile=None, seed=0)
+
+
+@pytest.mark.parametrize("noted", ["warp", "speed ="])
+def test_an_engine_profile_that_is_none_is_refused_and_not_passed_over(noted: str) -> None:
+    md = load(read("disaggregated-h200.yaml"), "sample")
+    metadata = md.metadata.model_copy(update={"annotations": {labels.ENGINE_PROFILE: noted}})
+    with pytest.raises(ConfigError, match=r"metadata\.annotations\[paceline.dev/engine-profile\]: "):
+        settings_of(md.model_copy(update={"metadata": metadata}), profile=None, seed=0)

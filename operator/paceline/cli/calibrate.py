@@ -79,7 +79,7 @@ def calibrate(
     if serving is not None:
         if start is None:
             raise ConfigError("--serving: say what to begin with, by --like PROFILE, or --model and --accelerator.")
-        _write(_served(str(endpoint), serving, start, name or f"{start.name}-calibrated"), output)
+        _write(_served(str(endpoint), serving, start, name or f"{start.name}-calibrated", kv_capacity_tokens), output)
         return 0
     if points_file is not None:
         points, source = read_points(points_file), f"measured, {points_file.name}"
@@ -159,17 +159,25 @@ def _measured(url: str, seed: int, model: str | None) -> tuple[Points, str, int 
     return found.points, found.model, found.kv_capacity_tokens
 
 
-def _served(url: str, seconds: float, start: EngineProfile, name: str) -> EngineProfile:
+def _served(url: str, seconds: float, start: EngineProfile, name: str, room: int | None) -> EngineProfile:
     """The profile of an engine that is watched while it serves."""
     import asyncio
     import time
 
     from paceline.planning.serving import served_profile, watch
 
+    click.echo(f"Watching {url} for {seconds:.0f} s. Nothing is sent to it but requests for its metrics.", err=True)
     with _progress() as show:
-        watched = asyncio.run(
-            watch(url, start, seconds=seconds, clock=time.monotonic, sleep=asyncio.sleep, progress=show)
+        watching = watch(
+            url,
+            start,
+            seconds=seconds,
+            kv_capacity_tokens=room,
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+            progress=show,
         )
+        watched = asyncio.run(watching)
     for what, part in (("prefill", watched.fitted.prefill), ("decode", watched.fitted.step)):
         click.echo(f"{what}: {part.reason.removeprefix(f'{what}: ')}.", err=True)
     return served_profile(watched, name=name, endpoint=url)

@@ -20,7 +20,14 @@ from paceline.local.kubelet import Launch
 from paceline.local.pods import LOOPBACK, Context, PodIdentity, engine_program, router_program
 from paceline.local.ports import PortAllocator, require_free
 from paceline.local.tenants import check_keys, one_router
-from paceline.policy.resources import EngineChildren, HardwarePool, RouterChildren, children, engine_profile
+from paceline.policy.resources import (
+    EngineChildren,
+    HardwarePool,
+    RouterChildren,
+    children,
+    engine_profile,
+    noted_profile,
+)
 from paceline.policy.scaling.profiles import known_profiles, profile_of
 
 ROUTER_START_SECONDS: Final = 60.0
@@ -199,10 +206,7 @@ def _backend(md: ModelDeployment, pool: HardwarePool, options: ClusterOptions) -
             raise ConfigurationImpossible(f"spec.pools ({pool.name})", f"{pool.nodes} nodes for an engine", "one node")
         return _Backend({"PACELINE_ENGINE_BACKEND": "vllm"}, "vLLM on this machine")
     notes: tuple[str, ...] = ()
-    asked = md.metadata.annotations.get(labels.ENGINE_PROFILE)
-    if options.profile is None and asked is not None:
-        profile_of(asked, f"metadata.annotations[{labels.ENGINE_PROFILE}]")
-    profile = options.profile or asked or engine_profile(md, pool)
+    profile = options.profile or noted_profile(md) or engine_profile(md, pool)
     if profile is None:
         profile = FALLBACK_PROFILE
         hardware = f"{pool.accelerators} {pool.accelerator.product or 'GPUs'}" if pool.accelerators else "CPUs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from paceline.api import labels
 from paceline.api.v1alpha1 import ModelDeployment, Pool, Toggle
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
-from paceline.policy.resources import HardwarePool, engine_profile, hardware_pools
+from paceline.policy.resources import HardwarePool, engine_profile, hardware_pools, noted_profile
 from paceline.policy.scaling.assumed import Assumed, assumed_profile
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import profile_of
@@ -72,9 +72,9 @@ def engine_models(md: ModelDeployment, *, profile: str | None = None) -> EngineM
     for. Where it was not measured, what is known of other layouts, or of the hardware, has to do (:func:`guessed`).
     Raises ConfigError for a name that is not known, and a text that is no profile.
     """
-    named = profile or md.metadata.annotations.get(labels.ENGINE_PROFILE)
+    named = profile or noted_profile(md)
     if named is not None:
-        return EngineModels.same(profile_of(named, f"metadata.annotations[{labels.ENGINE_PROFILE}]"))
+        return EngineModels.same(profile_of(named, "--profile"))
     pools = hardware_pools(md.spec)
     found = [_profile(md, pool) for pool in (pools[0], pools[-1])]
     if found[0] is None or found[1] is None:

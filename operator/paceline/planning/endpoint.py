@@ -76,6 +76,16 @@ async def measure(
             raise EngineError(f"--endpoint {url}: {str(error) or type(error).__name__}.") from None
 
 
+def kv_capacity(page: str) -> int | None:
+    """Tokens that the KV cache holds, by a page of vLLM's metrics; None if it doesn't say."""
+    found = _CACHE_INFO.search(page)
+    if found is None:
+        return None
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1]))
+    blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+    return int(blocks) * int(size) or None if blocks.isdigit() and size.isdigit() else None
+
+
 def step_of(streams: Sequence[Sequence[tuple[float, int]]]) -> tuple[float, float] | None:
     """(seconds of a step, mean tokens generated before it) while all streams decode; None if they hardly overlap.
 
@@ -142,12 +152,7 @@ class _Probe:
 
     async def _kv_capacity(self) -> int | None:
         answer = await self._client.get("/metrics")
-        found = _CACHE_INFO.search(answer.text) if answer.status_code == httpx.codes.OK else None
-        if found is None:
-            return None
-        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1]))
-        blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
-        return int(blocks) * int(size) if blocks.isdigit() and size.isdigit() else None
+        return kv_capacity(answer.text) if answer.status_code == httpx.codes.OK else None
 
     async def _overhead(self) -> float:
         taken = []

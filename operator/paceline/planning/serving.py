@@ -16,6 +16,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.errors import EngineError
+from paceline.planning.endpoint import kv_capacity
 from paceline.policy.scaling.online import EngineInterval, OnlineFit, OnlineModel
 from paceline.policy.scaling.perfmodel import EngineProfile
 
@@ -30,7 +31,6 @@ KV_USAGE: Final = "vllm:kv_cache_usage_perc"
 PROMPTS: Final = "vllm:prompt_tokens_total"
 HITS: Final = "vllm:prefix_cache_hits_total"
 GENERATED: Final = "vllm:generation_tokens_total"
-CACHE_INFO: Final = "vllm:cache_config_info"
 ITL: Final = "vllm:inter_token_latency_seconds"
 PREFILL: Final = "vllm:request_prefill_time_seconds"
 _NEEDED: Final = (
@@ -67,12 +67,15 @@ async def watch(
     start: EngineProfile,
     *,
     seconds: float,
+    kv_capacity_tokens: int | None = None,
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
     progress: Progress,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> Watched:
-    """Watch an engine for so long. ``start`` is what is known of it.
+    """Watch an engine for so long.
+
+    ``start`` is what is known of it; ``kv_capacity_tokens`` goes before what it says itself.
 
     Raises EngineError for an engine that can't be reached, has not vLLM's metrics, or has several data-parallel ranks,
     whose batches its metrics don't tell apart.
@@ -90,13 +93,16 @@ async def watch(
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 lost, before = lost + 1, None
+                why = str(error) or type(error).__name__
                 if lost >= LOST_LOOKS or not looks:
-                    raise EngineError(f"--endpoint {url}: {str(error) or type(error).__name__}.") from None
+                    raise EngineError(f"--endpoint {url}: {why}.") from None
+                progress(f"no answer, {lost} of {LOST_LOOKS} times in a row: {why}", passed / seconds)
             else:
                 lost, looks = 0, looks + 1
                 page = read_page(answer.text, url)
                 if looks == 1:
-                    start = replace(start, kv_capacity_tokens=page.kv_capacity_tokens or start.kv_capacity_tokens)
+                    room = kv_capacity_tokens or page.kv_capacity_tokens or start.kv_capacity_tokens
+                    start = replace(start, kv_capacity_tokens=room)
                     fit = OnlineFit(start)
                 if before is not None:
                     interval = between(before, page, kv_capacity_tokens=start.kv_capacity_tokens)
@@ -129,16 +135,12 @@ def read_page(text: str, url: str) -> Page:
     """What is needed of one page. Raises EngineError."""
     samples: dict[str, float] = {}
     ranks: set[str] = set()
-    room: int | None = None
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name in _NEEDED or sample.name == HITS:
                     ranks.add(sample.labels.get("engine", "0"))
                     samples[sample.name] = samples.get(sample.name, 0.0) + sample.value
-                elif sample.name == CACHE_INFO:
-                    blocks, size = sample.labels.get("num_gpu_blocks", ""), sample.labels.get("block_size", "")
-                    room = int(blocks) * int(size) if blocks.isdigit() and size.isdigit() else None
     except ValueError as error:
         raise EngineError(f"--endpoint {url}: its /metrics can't be read: {error}.") from None
     missing = [name for name in _NEEDED if name not in samples]
@@ -149,7 +151,7 @@ def read_page(text: str, url: str) -> Page:
             f"--endpoint {url}: {len(ranks)} data-parallel ranks, whose batches its metrics don't tell apart. Measure "
             "an engine of one rank."
         )
-    return Page(samples, room or None)
+    return Page(samples, kv_capacity(text))
 
 
 def between(before: Page, after: Page, *, kv_capacity_tokens: int) -> EngineInterval | None:

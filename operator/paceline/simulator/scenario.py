@@ -12,7 +12,7 @@ from paceline.api.v1alpha1.routing import QueueOrder
 from paceline.api.v1alpha1.scaling import ScaleToZeroPolicy, WindowPolicy
 from paceline.api.wire import Late, Role
 from paceline.errors import ConfigError
-from paceline.policy.resources import engine_profile, hardware_pools
+from paceline.policy.resources import engine_profile, hardware_pools, noted_profile
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.scaling.profiles import known_profiles, profile_of
@@ -42,7 +42,7 @@ def settings_of(md: ModelDeployment, *, profile: str | EngineProfile | None, see
         )
     (pool,) = pools
     if not isinstance(profile, EngineProfile):
-        profile = profile_of(profile or engine_profile(md, pool) or _unknown(md), "engine profile")
+        profile = profile_of(profile or noted_profile(md) or engine_profile(md, pool) or _unknown(md), "engine profile")
     engine = profile
     bounds = {bound.role: (bound.minimum, bound.maximum) for bound in pool.bounds}
     gpus = pool.accelerators or 1

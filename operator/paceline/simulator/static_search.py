@@ -56,14 +56,14 @@ class StaticSearch:
         (least, most), (least_decode, most_decode) = settings.bounds[Role.PREFILL], settings.bounds[Role.DECODE]
         # Not by the ITL alone: where seats for streams are scarce, prompts wait for them and the ITL looks well.
         decode = self._smallest(lambda n: passes(self._at(most, n)), guess.decode, least_decode, most_decode)
-        prefill = self._smallest(lambda n: passes(self._at(n, decode)), guess.prefill, least, most)
+        prefill = self._fewest_prefill(decode, guess.prefill, least, most)
         while decode < most_decode and prefill - 2 >= least and passes(self._at(prefill - 2, decode + 1)):
             decode += 1
-            prefill = self._fewest_prefill(decode, prefill - 2, least)
+            prefill = self._fewest_prefill(decode, prefill - 2, least, prefill - 2)
         return self._at(prefill, decode)
 
-    def _fewest_prefill(self, decode: int, enough: int, least: int) -> int:
-        return self._smallest(lambda n: passes(self._at(n, decode)), enough, least, enough)
+    def _fewest_prefill(self, decode: int, guess: int, least: int, most: int) -> int:
+        return self._smallest(lambda n: passes(self._at(n, decode)), guess, least, most)
 
     def _at(self, prefill: int, decode: int) -> Run:
         key = (prefill, decode)

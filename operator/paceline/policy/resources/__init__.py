@@ -4,7 +4,7 @@ runtime share it.
 
 from paceline.policy.resources.children import OPTIONAL_KINDS, Children, children
 from paceline.policy.resources.common import Images, Manifest
-from paceline.policy.resources.config import engine_config, engine_profile, revision, router_config
+from paceline.policy.resources.config import engine_config, engine_profile, noted_profile, revision, router_config
 from paceline.policy.resources.engine import EngineChildren
 from paceline.policy.resources.pools import FLEXIBLE, HardwarePool, hardware_pools
 from paceline.policy.resources.router import RouterChildren
@@ -22,6 +22,7 @@ __all__ = [
     "engine_config",
     "engine_profile",
     "hardware_pools",
+    "noted_profile",
     "revision",
     "router_config",
 ]

@@ -58,18 +58,24 @@ def engine_config(md: ModelDeployment, pool: HardwarePool) -> wire.EngineConfig:
     )
 
 
+def noted_profile(md: ModelDeployment) -> str | None:
+    """The engine model that the annotation names, or holds; None without one. Raises ConfigError, which names it."""
+    noted = md.metadata.annotations.get(labels.ENGINE_PROFILE)
+    if noted is not None:
+        profile_of(noted, f"metadata.annotations[{labels.ENGINE_PROFILE}]")
+    return noted
+
+
 def engine_profile(md: ModelDeployment, pool: HardwarePool) -> str | None:
     """The engine model that describes an engine of ``pool``, as :func:`profile_of` takes it: name or text of the
     annotation, or the name of what is known of the hardware. None when nothing is. An annotation that can't be read is
     not followed; the planner says so.
     """
-    asked = md.metadata.annotations.get(labels.ENGINE_PROFILE)
-    if asked is not None:
-        try:
-            profile_of(asked, labels.ENGINE_PROFILE)
-        except ConfigError:
-            asked = None
-    return asked or find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
+    try:
+        noted = noted_profile(md)
+    except ConfigError:
+        noted = None
+    return noted or find_profile(md.spec.model.name, pool.accelerator.product or "", pool.parallelism.tensor)
 
 
 def emulated(md: ModelDeployment) -> bool:

@@ -142,7 +142,8 @@ def _drains(
 def _why_longer(window_seconds: float, sizing: Sizing) -> str:
     """So that nobody has to find out why a window is not the one that was set."""
     plain = sizing.settings.down_window_seconds
-    return f", not {plain:.0f} s: jumps of the load have cost too many misses" if window_seconds > plain else ""
+    why = f", not {plain:.0f} s: jumps of the load have cost misses, and the next one is not paid for yet"
+    return why if window_seconds > plain else ""
 
 
 def _least_needed(pool: Pool, surplus: int, sizing: Sizing) -> tuple[list[Drain], list[Rejected]]:
