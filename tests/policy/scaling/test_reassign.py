@@ -38,6 +38,8 @@ def changed(
         near_wanted=near,
         near_steady=near,
         near_running=running,
+        bounded=near,
+        spared=0,
         wanted=near,
         allowed=near,
         wants=wants,

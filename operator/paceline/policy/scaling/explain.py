@@ -54,7 +54,7 @@ def bound_by(sizing: Sizing) -> Limit:
     for role, engines in sizing.allowed.items():
         if engines < sizing.wanted[role]:
             return Limit.GPU_BUDGET
-        if sizing.wanted[role] < sizing.far[role].engines:
+        if sizing.bounded[role] < sizing.far[role].engines:
             return Limit.MAX_REPLICAS
     limits = sizing.settings.pools
     above = [role for role in sizing.far if sizing.far[role].engines >= limits[role].min_engines]

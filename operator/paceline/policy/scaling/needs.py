@@ -38,6 +38,8 @@ TTFT_MISSES: Final = 0.7
 """Share of the planned misses that prefill gets; decode gets the rest. They are missed by different
 requests, and waiting comes in bursts while the ITL of a batch is much the same for all.
 """
+UNEVEN: Final = 0.5
+"""Share of a batch's spread over engines by chance that is left in the mean over a request's life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ def decode_needs(
 
     Requests before the first edge only set the scene: their answers still run.
     """
-    peaks = _decode_replay(requests, limits, profile, target=target, edges=edges)
+    replayed = replay_decode(requests, profile, limits.itl_seconds)
+    peaks = decode_peaks(replayed, limits, profile, target=target, edges=edges)
     result = []
     for begin, end, peak in zip(edges, edges[1:], peaks, strict=False):
         demand = decode_demand(between(requests, begin, end), seconds=end - begin)
@@ -174,16 +177,23 @@ def _decode_result(sizing: DecodeSizing) -> Need:
     )
 
 
-def _decode_replay(
-    requests: Sequence[Request],
-    limits: DecodeLimits,
-    profile: EngineProfile,
-    *,
-    target: float,
-    edges: Sequence[float],
-) -> list[DecodeSizing]:
-    """Engines by quantiles over the requests of each slice."""
-    sequence, token, itl = profile.step_sequence, profile.step_context, limits.itl_seconds
+@dataclass(frozen=True, slots=True)
+class DecodeReplay:
+    """What each request of some arrivals would meet if decode kept to the pace of the objective, in their order."""
+
+    begins: Sequence[float]
+    """When it arrived."""
+    batches: Sequence[int]
+    """Sequences that run when it begins, of all engines together."""
+    contexts: Sequence[float]
+    """Tokens of context that they hold."""
+    works: Sequence[float]
+    """The mean of b'·B + c'·K over its life: seconds that it adds to a step on one engine."""
+
+
+def replay_decode(requests: Sequence[Request], profile: EngineProfile, itl_seconds: float) -> DecodeReplay:
+    """Let every answer run for as long as it takes at ``itl_seconds`` a token."""
+    sequence, token, itl = profile.step_sequence, profile.step_context, itl_seconds
     begins = [request.seconds for request in requests]
     tokens = [request.prompt + request.output / 2 for request in requests]
     total = len(requests)
@@ -206,15 +216,37 @@ def _decode_replay(
         at = end
         sequences -= 1
         context -= tokens[ended]
-        # The mean of b'·B + c'·K over the request's life: seconds that it adds to a step on one engine.
         works[ended] = (integral - works[ended]) / (end - begins[ended])
-    room = itl - profile.step_base
-    bounds = [*(bisect_left(begins, edge) for edge in edges[:-1]), total]
+    return DecodeReplay(begins, batches, contexts, works)
+
+
+def unevenly(engines: float, sequences: float) -> float:
+    """Engines for sequences that are not shared evenly, with so many of them running at a time.
+
+    By chance one engine has √B more than the mean B. A request is judged by the mean over its life: :data:`UNEVEN` of
+    that stays.
+    """
+    return engines * (1 + UNEVEN * math.sqrt(max(1.0, engines) / sequences)) if sequences else engines
+
+
+def mean_batch(batches: Sequence[int]) -> float:
+    """0 for none."""
+    return sum(batches) / len(batches) if batches else 0.0
+
+
+def decode_peaks(
+    replayed: DecodeReplay, limits: DecodeLimits, profile: EngineProfile, *, target: float, edges: Sequence[float]
+) -> list[DecodeSizing]:
+    """Engines by quantiles over the requests of each slice: those that arrived between two consecutive ``edges``."""
+    room = limits.itl_seconds - profile.step_base
+    bounds = [*(bisect_left(replayed.begins, edge) for edge in edges[:-1]), len(replayed.begins)]
     return [
         DecodeSizing(
-            itl=reached(works[first:last], target) / room if room > 0 else math.inf,
-            batch=reached(batches[first:last], target) / limits.max_sequences,
-            kv=reached(contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
+            itl=unevenly(reached(replayed.works[first:last], target) / room, mean_batch(replayed.batches[first:last]))
+            if room > 0
+            else math.inf,
+            batch=reached(replayed.batches[first:last], target) / limits.max_sequences,
+            kv=reached(replayed.contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
         )
         for first, last in pairwise(bounds)
     ]

@@ -25,6 +25,10 @@ MAX_CELLS: Final = 20_000
 MAX_ENGINES: Final = 20_000
 MAX_WANTS: Final = 8192
 """Remembered needs: a day of scale-down window at one decision in 15 s."""
+MAX_CURVES: Final = 64
+"""An hour of slices of a minute."""
+MAX_SIZES: Final = 128
+"""Sizes of a fleet in one of them: from 1 to the most engines there can be, in steps of a tenth."""
 MAX_SLOTS: Final = 2048
 """Slots that a season is divided into."""
 
@@ -223,6 +227,19 @@ class Account(Value, frozen=True, kw_only=True):
     """What the largest one of late has."""
 
 
+class MissCurve(Value, frozen=True, kw_only=True):
+    """A slice of the past: how many requests would have been late with how many engines of all roles together."""
+
+    at: float
+    """When it ended."""
+    requests: Count
+    """Those that arrived in it and that an idle engine would serve in time."""
+    engines: Annotated[tuple[Count, ...], Meta(max_length=MAX_SIZES)] = ()
+    """Sizes of a fleet, smallest first. With fewer than the first every request is late."""
+    missed: Annotated[tuple[Count, ...], Meta(max_length=MAX_SIZES)] = ()
+    """With each of those. More engines than the last would not help, or are not allowed."""
+
+
 class PolicyState(Value, frozen=True, kw_only=True):
     """What the planner remembers from one decision to the next. The empty one is where it begins."""
 
@@ -239,6 +256,8 @@ class PolicyState(Value, frozen=True, kw_only=True):
     correction: Annotated[float, Meta(gt=0)] = 1.0
     """Factor on the prefill load that makes the replay agree with what was attained."""
     account: Account = Account()
+    curves: Annotated[tuple[MissCurve, ...], Meta(max_length=MAX_CURVES)] = ()
+    """Of the last hour, oldest first."""
     seen_until: float | None = None
     """End of the last interval that went into ``outputs``."""
     busy_at: float | None = None

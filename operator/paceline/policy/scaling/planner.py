@@ -18,6 +18,7 @@ from paceline.policy.scaling.correction import learn
 from paceline.policy.scaling.decision import Decision, Drain, Explanation, Flip, Limit, Rejected
 from paceline.policy.scaling.explain import absent, explain, shed_hint
 from paceline.policy.scaling.forecast import remember_load
+from paceline.policy.scaling.hindsight import remember_slice, spared
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
@@ -56,7 +57,8 @@ def plan(
         return _stop(observation, state, pools)
     if not settings.aggregated:
         correction = learn(state.correction, traffic, observation.attainment, state.wants, since=state.decided_at)
-        state = replace(state, correction=correction)
+        curves = remember_slice(state.curves, traffic, settings, models, correction=correction)
+        state = replace(state, correction=correction, curves=curves)
     return _decide(traffic, observation, state, settings, models, pools)
 
 
@@ -82,6 +84,9 @@ def _decide(
         made, turned_down = reassign(pool, sizing)
         flips += made
         rejected += turned_down
+    if sizing.spared:
+        why = "the load is steady, and fewer would have met the objective over the last hour"
+        rejected.append(Rejected(action=f"have {sizing.spared} more for prefill", why=why))
     change = resize(pools, sizing, with_margin)
     engines = as_counts(change.engines)
     before = ready_counts(pools)
@@ -118,13 +123,15 @@ def _sizing(
     far_guess = near_guess if last is None else last.far.total
     far = far_needs(traffic, settings, models, guess=far_guess, correction=state.correction)
     lasting_since = observation.now - observation.measured.start_p50_seconds
-    wanted = clamp(
+    bounded = clamp(
         {
             role: max(engines, lasting_need(state.wants, role, since=lasting_since))
             for role, engines in _engines(far).items()
         },
         limits,
     )
+    less = spared(bounded, state.curves, traffic, state.account, settings)
+    wanted = {role: count - (less if role is Role.PREFILL else 0) for role, count in bounded.items()}
     allowed = share_out(wanted, limits, math.inf if settings.gpu_budget is None else settings.gpu_budget)
     near_wanted = clamp({role: max(need.engines, need.at_once) for role, need in near.items()}, limits)
     near_lasting = clamp(_engines(near), limits)
@@ -142,6 +149,8 @@ def _sizing(
         far=far,
         near_wanted=near_wanted,
         near_steady={role: near_wanted[role] if role is Role.DECODE else near_lasting[role] for role in near_wanted},
+        bounded=bounded,
+        spared=less,
         wanted=wanted,
         allowed=allowed,
         near_running=traffic.to_keep,

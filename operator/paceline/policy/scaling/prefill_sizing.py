@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,11 +111,16 @@ def replay(arrivals: Sequence[Arrival], engines: int, objective: PrefillObjectiv
 
 
 def replay_schedule(
-    arrivals: Sequence[Arrival], schedule: Sequence[tuple[float, int]], objective: PrefillObjective
+    arrivals: Sequence[Arrival],
+    schedule: Sequence[tuple[float, int]],
+    objective: PrefillObjective,
+    *,
+    since: float = -math.inf,
 ) -> ReplayOutcome:
     """The same with a number of engines that changes: ``schedule`` holds (from when on, engines), in order.
 
-    An engine that goes finishes what it has begun. What waits when there is no engine any more is missed.
+    An engine that goes finishes what it has begun. What waits when there is no engine any more is missed. Only what
+    arrived from ``since`` on is counted; what came before only sets the scene.
 
     The order is that of :class:`paceline.policy.waiting.WaitingLine` for one class. All have the same objective here,
     so the earliest deadline is the earliest arrival, and two queues take the place of its heap: most of the planner's
@@ -163,9 +169,10 @@ def replay_schedule(
             served = late.popleft()
         done = now + services[served]
         heapq.heapreplace(free_at, done)
-        if services[served] <= budget and done - arrived[served] <= budget + _ROUNDING:
+        if services[served] <= budget and done - arrived[served] <= budget + _ROUNDING and arrived[served] >= since:
             attained += 1
-    return ReplayOutcome(engines=most, feasible=sum(service <= budget for service in services), attained=attained)
+    counted = services[bisect_left(arrived, since) :]
+    return ReplayOutcome(engines=most, feasible=sum(service <= budget for service in counted), attained=attained)
 
 
 def replay_engines(

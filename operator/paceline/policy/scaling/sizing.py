@@ -29,8 +29,12 @@ class Sizing:
     """The same without what waits for a prefill engine."""
     near_running: int
     """Decode engines that what runs already needs."""
-    wanted: Mapping[Role, int]
+    bounded: Mapping[Role, int]
     """Far needs, and near ones that last, within the bounds of each role."""
+    spared: int
+    """Prefill engines of those that the last hour shows not to be needed."""
+    wanted: Mapping[Role, int]
+    """What is left without them."""
     allowed: Mapping[Role, int]
     """What the GPU budget leaves of that."""
     wants: Sequence[Want]
