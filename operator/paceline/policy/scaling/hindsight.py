@@ -18,7 +18,7 @@ from typing import Final
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.demand import scaled
-from paceline.policy.scaling.needs import decode_limits, decode_peaks, mean_batch, replay_decode, unevenly
+from paceline.policy.scaling.needs import decode_limits, decode_peaks, replay_decode
 from paceline.policy.scaling.observation import MAX_CURVES, Account, MissCurve
 from paceline.policy.scaling.prefill_sizing import ReplayOutcome, replay_schedule
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
@@ -154,8 +154,7 @@ def _slow_with(traffic: Traffic, settings: ScalingSettings, models: EngineModels
     if room <= 0:
         # No number of engines is fast enough: that is reported elsewhere, and not chased.
         return {least: 0}
-    running = mean_batch(replayed.batches[first:])
-    needed = sorted(unevenly(work / room, running) for work in replayed.works[first:])
+    needed = sorted(work / room for work in replayed.works[first:])
     sizes = {max(least, math.ceil(needed[math.ceil(len(needed) * (1 - share)) - 1])) for share in DECODE_SHARES}
     return {size: len(needed) - bisect_left(needed, size + TINY) for size in sorted(sizes)}
 

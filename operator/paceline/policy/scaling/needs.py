@@ -38,8 +38,6 @@ TTFT_MISSES: Final = 0.7
 """Share of the planned misses that prefill gets; decode gets the rest. They are missed by different
 requests, and waiting comes in bursts while the ITL of a batch is much the same for all.
 """
-UNEVEN: Final = 0.5
-"""Share of a batch's spread over engines by chance that is left in the mean over a request's life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,20 +218,6 @@ def replay_decode(requests: Sequence[Request], profile: EngineProfile, itl_secon
     return DecodeReplay(begins, batches, contexts, works)
 
 
-def unevenly(engines: float, sequences: float) -> float:
-    """Engines for sequences that are not shared evenly, with so many of them running at a time.
-
-    By chance one engine has √B more than the mean B. A request is judged by the mean over its life: :data:`UNEVEN` of
-    that stays.
-    """
-    return engines * (1 + UNEVEN * math.sqrt(max(1.0, engines) / sequences)) if sequences else engines
-
-
-def mean_batch(batches: Sequence[int]) -> float:
-    """0 for none."""
-    return sum(batches) / len(batches) if batches else 0.0
-
-
 def decode_peaks(
     replayed: DecodeReplay, limits: DecodeLimits, profile: EngineProfile, *, target: float, edges: Sequence[float]
 ) -> list[DecodeSizing]:
@@ -242,9 +226,7 @@ def decode_peaks(
     bounds = [*(bisect_left(replayed.begins, edge) for edge in edges[:-1]), len(replayed.begins)]
     return [
         DecodeSizing(
-            itl=unevenly(reached(replayed.works[first:last], target) / room, mean_batch(replayed.batches[first:last]))
-            if room > 0
-            else math.inf,
+            itl=reached(replayed.works[first:last], target) / room if room > 0 else math.inf,
             batch=reached(replayed.batches[first:last], target) / limits.max_sequences,
             kv=reached(replayed.contexts[first:last], target) / (limits.kv_usage * limits.kv_capacity_tokens),
         )
