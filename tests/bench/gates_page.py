@@ -25,8 +25,7 @@ SHORTFALLS: Final[Mapping[str, str]] = {
     "times what static-best gets out of a GPU-hour: the bar leaves 2% to those who have to find out. Next to the "
     "oracle the planner is within the aim of 1.15 times its GPU-hours. What the first minutes of the ramp miss, before "
     "pods have started, is made good with an engine or two in the rest of the hour; where that takes longer the bar is "
-    "reached, and the hour ends at 94.5%, below the objective (decision 0041). `threshold` with the best thresholds of "
-    "its grid costs the same here to within 1%; with the same kind of tuning it loses the inversion and the bursts.",
+    "reached, and the hour ends at 94.5%, below the objective (decision 0041).",
     "servegen-day": "At this rate the day needs two to three engines for most of the time, and one of each role "
     "is the least there can be: static-best has three, and rejects or delays what bursts of ten minutes bring beyond "
     "that, as far as the objective allows. The planner orders engines for each burst, which attains more than is "
