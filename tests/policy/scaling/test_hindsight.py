@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as with_
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.hindsight import (
@@ -26,9 +27,9 @@ from paceline.policy.scaling.hindsight import (
 from paceline.policy.scaling.observation import Account, ArrivalCell, ArrivalInterval, MissCurve, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.planner import plan
-from paceline.policy.scaling.settings import PoolSettings
+from paceline.policy.scaling.settings import EngineModels, PoolSettings, ScalingSettings
 from paceline.policy.scaling.traffic import Traffic, measure
-from tests.policy.scaling.scenes import MODELS, SCRAPE, observation, settings
+from tests.policy.scaling.scenes import MODELS, PROFILE, SCRAPE, observation, settings
 
 MOST = settings().most_engines
 
@@ -165,6 +166,28 @@ def test_hindsight_is_not_trusted(changed: dict[str, bool], account: Account) ->
     assert spared(WANTED, ENOUGH_WITH_FIVE, seen, account, settings()) == 0
 
 
+def test_what_the_season_announces_is_not_spared() -> None:
+    seen = traffic()
+    announced = replace(seen, outlook=with_(seen.outlook, from_season=True))
+    assert spared(WANTED, ENOUGH_WITH_FIVE, announced, Account(), settings()) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "models"),
+    [
+        (settings(ttft_seconds=1.0), MODELS),
+        (settings(itl_seconds=0.02), MODELS),
+        (settings(), EngineModels.same(replace(PROFILE, prefill_token=2 * PROFILE.prefill_token))),
+    ],
+    ids=["another TTFT", "another ITL", "other engines"],
+)
+def test_another_objective_or_other_engines_begin_anew(changed: ScalingSettings, models: EngineModels) -> None:
+    known = remember_slice((), traffic(), settings(), MODELS, correction=1.0)
+    assert remember_slice(known, traffic(since=60.0), settings(), MODELS, correction=1.0)[0] == known[0]
+    (one,) = remember_slice(known, traffic(since=60.0), changed, models, correction=1.0)
+    assert one.basis != known[0].basis
+
+
 def test_decode_keeps_what_it_asks_for_and_prefill_its_minimum() -> None:
     wanted = {Role.PREFILL: 3, Role.DECODE: 6}
     assert spared(wanted, ENOUGH_WITH_FIVE, traffic(), Account(), settings()) == 2
@@ -175,7 +198,8 @@ def test_decode_keeps_what_it_asks_for_and_prefill_its_minimum() -> None:
 def test_the_record_says_that_fewer_would_have_done() -> None:
     seen = observation(20.0, prefill=1, decode=2)
     # So many that the slice which this observation adds hardly counts.
-    known = tuple(hour(curve(100_000, 100_000, 0, requests=100_000)))
+    (like,) = remember_slice((), traffic(), settings(), MODELS, correction=1.0)
+    known = tuple(with_(one, basis=like.basis) for one in hour(curve(100_000, 100_000, 0, requests=100_000)))
     plain, _ = plan(seen, PolicyState(), settings(), MODELS)
     sparing, _ = plan(seen, PolicyState(curves=known), settings(), MODELS)
     assert sum(start.count for start in plain.starts) > 1

@@ -12,6 +12,7 @@ that is; roles are shared in each as is best for it. The sizes' misses add up ov
 from __future__ import annotations
 
 import math
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -51,12 +52,14 @@ def remember_slice(
     """
     if settings.aggregated or not settings.flexible:
         return ()
-    last = curves[-1].at if curves else -math.inf
+    basis = _basis(settings, models)
+    # With another objective, or other engines, other requests would have been late.
+    kept = [curve for curve in curves if curve.basis == basis and curve.at > traffic.end - MEMORY_SECONDS]
+    last = kept[-1].at if kept else -math.inf
     if traffic.end - last < SLICE_SECONDS:
-        return tuple(curves)
+        return tuple(kept)
     # After a pause of the metrics no more than two slices: what comes before only sets the scene.
     since = max(traffic.begin, last, traffic.end - 2 * SLICE_SECONDS)
-    kept = [curve for curve in curves if curve.at > traffic.end - MEMORY_SECONDS]
     return tuple([*kept, miss_curve(traffic, settings, models, since=since, correction=correction)][-MAX_CURVES:])
 
 
@@ -66,7 +69,7 @@ def miss_curve(
     """Of what arrived from ``since`` on. ``correction``: see :mod:`~paceline.policy.scaling.correction`."""
     requests = traffic.requests
     if not bisect_left(requests, (since,)) < len(requests):
-        return MissCurve(at=traffic.end, requests=0)
+        return MissCurve(at=traffic.end, requests=0, basis=_basis(settings, models))
     work = requests if correction == 1 else scaled(requests, lambda _: correction)
     slow = _slow_with(traffic, settings, models, since=since)
     replayed: dict[int, ReplayOutcome] = {}
@@ -89,7 +92,13 @@ def miss_curve(
         if missed[-1] <= NEGLIGIBLE * feasible:
             break
     feasible = next((outcome.feasible for outcome in replayed.values()), 0)
-    return MissCurve(at=traffic.end, requests=feasible, engines=tuple(engines), missed=tuple(missed))
+    return MissCurve(
+        at=traffic.end,
+        requests=feasible,
+        engines=tuple(engines),
+        missed=tuple(missed),
+        basis=_basis(settings, models),
+    )
 
 
 def engines_enough(curves: Sequence[MissCurve], *, allowed: float, at_most: int) -> int | None:
@@ -130,10 +139,12 @@ def spared(
 ) -> int:
     """Prefill engines of ``wanted`` that a steady load can do without, by what the last hour would have needed.
 
-    None while the load changes, nor while more has been missed than hindsight explains. Decode keeps what it asks for:
-    the engines that it lacks slow down all that runs.
+    None while the load changes or the season says that it will, nor while more has been missed than hindsight explains.
+    Decode keeps what it asks for: the engines that it lacks slow down all that runs.
     """
-    if not traffic.steady or account.overdrawn > MOST_OVERDRAWN_SECONDS * account.planned:
+    if not traffic.steady or traffic.outlook.from_season:
+        return 0
+    if account.overdrawn > MOST_OVERDRAWN_SECONDS * account.planned:
         return 0
     allowed = TRUSTED_SHARE * traffic.misses * (1 - settings.target)
     enough = engines_enough(curves, allowed=allowed, at_most=settings.most_engines)
@@ -141,6 +152,12 @@ def spared(
         return 0
     least = max(1, settings.pools[Role.PREFILL].min_engines)
     return max(0, min(sum(wanted.values()) - enough, wanted[Role.PREFILL] - least))
+
+
+def _basis(settings: ScalingSettings, models: EngineModels) -> int:
+    """A number that differs between objectives and between engines."""
+    objective = (settings.ttft_seconds, settings.itl_seconds, settings.kv_usage, settings.late_age_bound_seconds)
+    return zlib.crc32(repr((objective, models)).encode())
 
 
 def _slow_with(traffic: Traffic, settings: ScalingSettings, models: EngineModels, *, since: float) -> Mapping[int, int]:

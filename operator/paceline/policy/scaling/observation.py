@@ -238,6 +238,8 @@ class MissCurve(Value, frozen=True, kw_only=True):
     """Sizes of a fleet, smallest first. With fewer than the first every request is late."""
     missed: Annotated[tuple[Count, ...], Meta(max_length=MAX_SIZES)] = ()
     """With each of those. More engines than the last would not help, or are not allowed."""
+    basis: Count = 0
+    """Stands for the objective and the engine models that it was made with."""
 
 
 class PolicyState(Value, frozen=True, kw_only=True):
