@@ -17,14 +17,23 @@ from paceline.policy.scaling.hindsight import (
     LEAST_SLICES,
     MEMORY_SECONDS,
     MOST_OVERDRAWN_SECONDS,
+    NOTHING_SPARED,
     SLICE_SECONDS,
+    Hindsight,
     engines_enough,
     miss_curve,
     missed_with,
     remember_slice,
-    spared,
+    spare,
 )
-from paceline.policy.scaling.observation import Account, ArrivalCell, ArrivalInterval, MissCurve, PolicyState
+from paceline.policy.scaling.observation import (
+    Account,
+    ArrivalCell,
+    ArrivalInterval,
+    Attainment,
+    MissCurve,
+    PolicyState,
+)
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.planner import plan
 from paceline.policy.scaling.settings import EngineModels, PoolSettings, ScalingSettings
@@ -145,12 +154,14 @@ def test_too_few_slices_or_none_with_requests_say_nothing() -> None:
     assert engines_enough([curve(requests=0)] * LEAST_SLICES, allowed=0.05, at_most=MOST) is None
 
 
+KNOWN = Attainment(requests=1000, ttft=0.97, itl=1.0, both=0.97)
 WANTED = {Role.PREFILL: 6, Role.DECODE: 2}
 ENOUGH_WITH_FIVE = hour(curve(100, 90, 60, 30, 0))
 
 
 def test_a_steady_load_is_spared_what_the_last_hour_did_without() -> None:
-    assert spared(WANTED, ENOUGH_WITH_FIVE, traffic(), Account(), settings()) == 3
+    found = spare(WANTED, ENOUGH_WITH_FIVE, traffic(), Account(), settings(), KNOWN)
+    assert found == Hindsight(spared=3, enough=5, seconds=LEAST_SLICES * SLICE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +174,18 @@ def test_a_steady_load_is_spared_what_the_last_hour_did_without() -> None:
 )
 def test_hindsight_is_not_trusted(changed: dict[str, bool], account: Account) -> None:
     seen = replace(traffic(), **changed)  # type: ignore[arg-type] # parametrized
-    assert spared(WANTED, ENOUGH_WITH_FIVE, seen, account, settings()) == 0
+    assert spare(WANTED, ENOUGH_WITH_FIVE, seen, account, settings(), KNOWN) == NOTHING_SPARED
+
+
+@pytest.mark.parametrize("measured", [None, with_(KNOWN, requests=49)], ids=["not known", "of too few requests"])
+def test_nothing_is_spared_while_nobody_knows_what_is_missed(measured: Attainment | None) -> None:
+    assert spare(WANTED, ENOUGH_WITH_FIVE, traffic(), Account(), settings(), measured) == NOTHING_SPARED
 
 
 def test_what_the_season_announces_is_not_spared() -> None:
     seen = traffic()
     announced = replace(seen, outlook=with_(seen.outlook, from_season=True))
-    assert spared(WANTED, ENOUGH_WITH_FIVE, announced, Account(), settings()) == 0
+    assert spare(WANTED, ENOUGH_WITH_FIVE, announced, Account(), settings(), KNOWN) == NOTHING_SPARED
 
 
 @pytest.mark.parametrize(
@@ -190,13 +206,13 @@ def test_another_objective_or_other_engines_begin_anew(changed: ScalingSettings,
 
 def test_decode_keeps_what_it_asks_for_and_prefill_its_minimum() -> None:
     wanted = {Role.PREFILL: 3, Role.DECODE: 6}
-    assert spared(wanted, ENOUGH_WITH_FIVE, traffic(), Account(), settings()) == 2
+    assert spare(wanted, ENOUGH_WITH_FIVE, traffic(), Account(), settings(), KNOWN).spared == 2
     least = settings(prefill=PoolSettings(min_engines=2, max_engines=20, gpus_per_engine=2))
-    assert spared(wanted, ENOUGH_WITH_FIVE, traffic(), Account(), least) == 1
+    assert spare(wanted, ENOUGH_WITH_FIVE, traffic(), Account(), least, KNOWN).spared == 1
 
 
 def test_the_record_says_that_fewer_would_have_done() -> None:
-    seen = observation(20.0, prefill=1, decode=2)
+    seen = observation(20.0, prefill=1, decode=2, attainment=KNOWN)
     # So many that the slice which this observation adds hardly counts.
     (like,) = remember_slice((), traffic(), settings(), MODELS, correction=1.0)
     known = tuple(with_(one, basis=like.basis) for one in hour(curve(100_000, 100_000, 0, requests=100_000)))
@@ -207,4 +223,4 @@ def test_the_record_says_that_fewer_would_have_done() -> None:
     assert sparing.explanation.demands == plain.explanation.demands
     assert sparing.explanation.bound_by == plain.explanation.bound_by
     (note,) = [one for one in sparing.explanation.rejected if one.action.startswith("have ")]
-    assert note.why == "the load is steady, and fewer would have met the objective over the last hour"
+    assert note.why == "the load is steady, and 3 engines would have met the objective over the last 11 min"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paceline.api.wire import EngineState, Role
+from paceline.policy.scaling.hindsight import NOTHING_SPARED
 from paceline.policy.scaling.observation import Counts, EngineLoad, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.reassign import DONOR_SECONDS, donor_seconds, reassign
@@ -39,7 +40,7 @@ def changed(
         near_steady=near,
         near_running=running,
         bounded=near,
-        spared=0,
+        hindsight=NOTHING_SPARED,
         wanted=near,
         allowed=near,
         wants=wants,

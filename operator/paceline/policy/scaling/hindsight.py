@@ -15,12 +15,14 @@ import math
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.demand import scaled
 from paceline.policy.scaling.needs import decode_limits, decode_peaks, replay_decode
-from paceline.policy.scaling.observation import MAX_CURVES, Account, MissCurve
+from paceline.policy.scaling.observation import MAX_CURVES, Account, Attainment, MissCurve
+from paceline.policy.scaling.overdraft import LEAST_REQUESTS
 from paceline.policy.scaling.prefill_sizing import ReplayOutcome, replay_schedule
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 from paceline.policy.scaling.traffic import Traffic
@@ -130,28 +132,47 @@ def missed_with(curve: MissCurve, engines: int) -> float:
     return curve.missed[index - 1] * (1 - part) + curve.missed[index] * part
 
 
-def spared(
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """What the past shows not to be needed."""
+
+    spared: int = 0
+    """Prefill engines of those that are asked for."""
+    enough: int = 0
+    """Engines of all roles that would have met the objective, where any are spared."""
+    seconds: float = 0.0
+    """Over how long."""
+
+
+NOTHING_SPARED: Final = Hindsight()
+
+
+def spare(
     wanted: Mapping[Role, int],
     curves: Sequence[MissCurve],
     traffic: Traffic,
     account: Account,
     settings: ScalingSettings,
-) -> int:
-    """Prefill engines of ``wanted`` that a steady load can do without, by what the last hour would have needed.
+    measured: Attainment | None,
+) -> Hindsight:
+    """What a steady load can do without, by what the last hour would have needed.
 
-    None while the load changes or the season says that it will, nor while more has been missed than hindsight explains.
-    Decode keeps what it asks for: the engines that it lacks slow down all that runs.
+    Nothing while the load changes or the season says that it will, nor while more has been missed than hindsight
+    explains, or nobody knows what is missed. Decode keeps what it asks for: what it lacks slows down all that runs.
     """
     if not traffic.steady or traffic.outlook.from_season:
-        return 0
+        return NOTHING_SPARED
+    if measured is None or measured.requests < LEAST_REQUESTS:
+        return NOTHING_SPARED
     if account.overdrawn > MOST_OVERDRAWN_SECONDS * account.planned:
-        return 0
+        return NOTHING_SPARED
     allowed = TRUSTED_SHARE * traffic.misses * (1 - settings.target)
     enough = engines_enough(curves, allowed=allowed, at_most=settings.most_engines)
     if enough is None:
-        return 0
+        return NOTHING_SPARED
     least = max(1, settings.pools[Role.PREFILL].min_engines)
-    return max(0, min(sum(wanted.values()) - enough, wanted[Role.PREFILL] - least))
+    spared = min(sum(wanted.values()) - enough, wanted[Role.PREFILL] - least)
+    return Hindsight(spared, enough, SLICE_SECONDS * len(curves)) if spared > 0 else NOTHING_SPARED
 
 
 def _basis(settings: ScalingSettings, models: EngineModels) -> int:

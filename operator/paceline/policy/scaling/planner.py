@@ -18,7 +18,7 @@ from paceline.policy.scaling.correction import learn
 from paceline.policy.scaling.decision import Decision, Drain, Explanation, Flip, Limit, Rejected
 from paceline.policy.scaling.explain import absent, explain, shed_hint
 from paceline.policy.scaling.forecast import remember_load
-from paceline.policy.scaling.hindsight import remember_slice, spared
+from paceline.policy.scaling.hindsight import remember_slice, spare
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
@@ -84,9 +84,11 @@ def _decide(
         made, turned_down = reassign(pool, sizing)
         flips += made
         rejected += turned_down
-    if sizing.spared:
-        why = "the load is steady, and fewer would have met the objective over the last hour"
-        rejected.append(Rejected(action=f"have {sizing.spared} more for prefill", why=why))
+    past = sizing.hindsight
+    if past.spared:
+        minutes = past.seconds / 60
+        why = f"the load is steady, and {past.enough} engines would have met the objective over the last {minutes:.0f} min"
+        rejected.append(Rejected(action=f"have {past.spared} more for prefill", why=why))
     change = resize(pools, sizing, with_margin)
     engines = as_counts(change.engines)
     before = ready_counts(pools)
@@ -130,8 +132,8 @@ def _sizing(
         },
         limits,
     )
-    less = spared(bounded, state.curves, traffic, state.account, settings)
-    wanted = {role: count - (less if role is Role.PREFILL else 0) for role, count in bounded.items()}
+    past = spare(bounded, state.curves, traffic, state.account, settings, observation.attainment)
+    wanted = {role: count - (past.spared if role is Role.PREFILL else 0) for role, count in bounded.items()}
     allowed = share_out(wanted, limits, math.inf if settings.gpu_budget is None else settings.gpu_budget)
     near_wanted = clamp({role: max(need.engines, need.at_once) for role, need in near.items()}, limits)
     near_lasting = clamp(_engines(near), limits)
@@ -150,7 +152,7 @@ def _sizing(
         near_wanted=near_wanted,
         near_steady={role: near_wanted[role] if role is Role.DECODE else near_lasting[role] for role in near_wanted},
         bounded=bounded,
-        spared=less,
+        hindsight=past,
         wanted=wanted,
         allowed=allowed,
         near_running=traffic.to_keep,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paceline.api.wire import Role
+from paceline.policy.scaling.hindsight import Hindsight
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, EngineLoad, Observation, Want
 from paceline.policy.scaling.perfmodel import EngineProfile
@@ -31,10 +32,9 @@ class Sizing:
     """Decode engines that what runs already needs."""
     bounded: Mapping[Role, int]
     """Far needs, and near ones that last, within the bounds of each role."""
-    spared: int
-    """Prefill engines of those that the last hour shows not to be needed."""
+    hindsight: Hindsight
     wanted: Mapping[Role, int]
-    """What is left without them."""
+    """What is left without the prefill engines that hindsight spares."""
     allowed: Mapping[Role, int]
     """What the GPU budget leaves of that."""
     wants: Sequence[Want]
