@@ -86,8 +86,8 @@ def _decide(
         rejected += turned_down
     past = sizing.hindsight
     if past.spared:
-        minutes = past.seconds / 60
-        why = f"the load is steady, and {past.enough} engines would have met the objective over the last {minutes:.0f} min"
+        steady = f"the load is steady, and {past.enough} engines would have met the objective"
+        why = f"{steady} over the last {past.seconds / 60:.0f} min"
         rejected.append(Rejected(action=f"have {past.spared} more for prefill", why=why))
     change = resize(pools, sizing, with_margin)
     engines = as_counts(change.engines)
