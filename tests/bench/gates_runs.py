@@ -196,11 +196,13 @@ def _sources(policy: str) -> Sequence[Path]:
 _SIMULATOR: Final = (
     "engine", "router", "line", "prices", "cache", "chunks", "cluster", "simulation", "station", "workload",
     "telemetry", "shapes",
+    "streams",
 )  # fmt: skip
 _POLICY: Final = (
     "roles.py",
     "overload.py",
     "waiting.py",
+    "routing/crowding.py",
     "routing/pacing.py",
     "routing/backlog.py",
     "scaling/perfmodel.py",

@@ -27,6 +27,7 @@ class FakeRouter:
     first: list[int] = field(default_factory=lambda: [0, 0])
     ended: list[int] = field(default_factory=lambda: [0, 0, 0])
     queued: int = 0
+    queued_decode: int = 0
     queued_seconds: float = 0.0
     engines: dict[str, EngineGauges] = field(default_factory=dict)
 
@@ -60,6 +61,7 @@ class FakeRouter:
                 ended=(self.ended[0], self.ended[1], self.ended[2]),
             ),
             queued=self.queued,
+            queued_decode=self.queued_decode,
             queued_seconds=self.queued_seconds,
             engines=dict(self.engines),
         )
@@ -95,6 +97,7 @@ class FakeRouter:
         add("objective_total", ended - itl, ttft="missed", itl="missed")
         add("objective_total", 0, ttft="met", itl="missed")
         add("queued_requests", self.queued)
+        add("queued_decode_requests", self.queued_decode)
         add("queued_prefill_seconds", self.queued_seconds)
         for engine, gauges in self.engines.items():
             add("engine_in_flight", gauges.in_flight, engine=engine)

@@ -143,6 +143,14 @@ def test_the_load_of_an_engine_is_what_all_routers_together_gave_it() -> None:
     assert [(load.name, load.running, load.kv_usage) for load in loads] == [("e", 7, 0.6), ("f", 0, 0.0)]
 
 
+def test_those_who_wait_are_those_of_all_routers() -> None:
+    one, other = FakeRouter(queued=5, queued_decode=3, queued_seconds=1.0), FakeRouter(queued=2, queued_decode=2)
+    pages = {"r": [one.page(0.0), one.page(10.0)], "s": [other.page(0.0), other.page(10.0)]}
+    observation = look(pages, now=11.0, routers=("r", "s")).observation
+    assert (observation.queued_requests, observation.queued_decode, observation.queued_seconds) == (7, 5, 1.0)
+    assert observation.undecoded == 2, "the others have only a place to wait for"
+
+
 @pytest.mark.parametrize(
     ("role", "changing"), [(Role.PREFILL, True), (Role.DECODE, False)], ids=["streams left", "none left"]
 )

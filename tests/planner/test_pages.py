@@ -16,7 +16,9 @@ from tests.planner.pages import FakeRouter, parsed, text_of
 
 
 def busy() -> FakeRouter:
-    router = FakeRouter(queued=2, queued_seconds=1.5, engines={"a": EngineGauges(3, 1, 0.25, 4096, "slow", True)})
+    router = FakeRouter(
+        queued=5, queued_decode=3, queued_seconds=1.5, engines={"a": EngineGauges(3, 1, 0.25, 4096, "slow", True)}
+    )
     router.arrive(1000, 512, times=5)
     router.arrive(2_000_000)
     router.answer(1500, 80, times=4, itl=False)
@@ -57,6 +59,20 @@ def test_a_histogram_that_falls_refuses_the_page() -> None:
 def test_half_of_a_histogram_refuses_the_page() -> None:
     with pytest.raises(BadPage, match="not all of its buckets"):
         make_page(0.0, busy().samples()[5:])
+
+
+def test_a_router_of_a_former_version_has_nobody_wait_for_a_decode_engine() -> None:
+    router = busy()
+    samples = [one for one in router.samples() if not one.name.endswith("queued_decode_requests")]
+    page = make_page(7.0, samples)
+    assert (page.queued, page.queued_decode) == (5, 0)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_no_such_number_of_requests_waits_for_a_decode_engine(value: float) -> None:
+    samples = [*busy().samples(), Sample("paceline_router_queued_decode_requests", {}, value)]
+    with pytest.raises(BadPage, match="queued_decode_requests is"):
+        make_page(7.0, samples)
 
 
 def test_kinds_that_count_different_requests_refuse_the_page() -> None:

@@ -132,7 +132,8 @@ class World:
             self._count(sample)
             self._router.engines = _gauges(cluster)
             self._router.queued = len(cluster.router.line)
-            self._router.queued_seconds = cluster.router.line.seconds
+            self._router.queued_decode = held = cluster.router.held
+            self._router.queued_seconds = 0.0 if held else cluster.router.line.seconds
             self._pages.append(self._router.page(sample.at))
         del self._pages[:-2000]
         reason = self.blind(cluster.now)

@@ -222,3 +222,46 @@ def test_the_age_bound_leaves_a_late_request_time_before_the_queue_refuses_it() 
 
 def test_a_shorter_age_bound_stays_as_it_is() -> None:
     assert age_bound_seconds(10, 60) == 10
+
+
+def test_somebody_is_overdue_who_is_late_and_has_waited_longer_than_the_age_bound() -> None:
+    waiting = line(age_bound=10)
+    assert not waiting.overdue(0)
+    waiting.push("late", arrived=0, deadline=1, service_seconds=2, late=True)
+    assert not waiting.overdue(10)
+    assert waiting.overdue(10.5)
+    assert waiting.pop(10.5) == "late"
+    assert not waiting.overdue(10.5)
+
+
+def test_who_can_still_be_in_time_is_not_overdue_however_long_it_has_waited() -> None:
+    waiting = line(age_bound=10)
+    waiting.push("patient", arrived=0, deadline=1000, service_seconds=1)
+    assert not waiting.overdue(500)
+
+
+def test_who_has_left_is_not_overdue() -> None:
+    waiting = line(age_bound=10)
+    gone = waiting.push("gone", arrived=0, deadline=1, service_seconds=2, late=True)
+    waiting.push("stays", arrived=8, deadline=9, service_seconds=2, late=True)
+    assert waiting.overdue(11)
+    waiting.withdraw(gone)
+    assert not waiting.overdue(11)
+    assert waiting.overdue(19)
+
+
+def test_one_of_any_tenant_can_be_overdue() -> None:
+    waiting = line(age_bound=10)
+    waiting.push("quiet", arrived=5, deadline=100, service_seconds=1, tenant="a")
+    waiting.push("late", arrived=0, deadline=1, service_seconds=2, tenant="b", late=True)
+    assert waiting.overdue(11)
+
+
+def test_one_who_waits_behind_another_class_is_not_overdue() -> None:
+    waiting = line(age_bound=10)
+    waiting.push("batch", arrived=0, deadline=1, service_seconds=2, priority=-1, late=True)
+    assert waiting.overdue(11)
+    waiting.push("ordinary", arrived=10, deadline=100, service_seconds=1)
+    assert not waiting.overdue(11), "it would not be the next"
+    assert waiting.pop(11) == "ordinary"
+    assert waiting.overdue(11)

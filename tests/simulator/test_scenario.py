@@ -10,6 +10,7 @@ from paceline.api import labels
 from paceline.api.v1alpha1 import load
 from paceline.api.wire import Role
 from paceline.errors import ConfigError
+from paceline.planner.settings import scaling_settings
 from paceline.simulator.scenario import GIB, settings_of
 
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "samples"
@@ -70,3 +71,23 @@ def test_an_engine_profile_that_is_none_is_refused_and_not_passed_over(noted: st
     metadata = md.metadata.model_copy(update={"annotations": {labels.ENGINE_PROFILE: noted}})
     with pytest.raises(ConfigError, match=r"metadata\.annotations\[paceline.dev/engine-profile\]: "):
         settings_of(md.model_copy(update={"metadata": metadata}), profile=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        (("", ""), True),
+        (("maxQueueSeconds: 30", "maxQueueSeconds: 30\n      holdForItl: Disabled"), False),
+        (("replicas: 3", "replicas: 3\n    queue: {order: Arrival}"), False),
+    ],
+    ids=["as it is", "off", "in order of arrival"],
+)
+def test_simulated_routers_and_planners_hold_requests_where_the_real_ones_do(
+    change: tuple[str, str], held: bool
+) -> None:
+    md = load(read("disaggregated-h200.yaml", change=change), "sample")
+    settings = settings_of(md, profile=None, seed=0)
+    assert settings.router.hold_for_itl is held
+    assert settings.scaling is not None
+    assert settings.scaling.hold_for_itl is held
+    assert scaling_settings(md).hold_for_itl is held

@@ -89,6 +89,7 @@ def observe(
         completions=completions_of(edges, counted) if counted else (),
         engines=tuple(_load(engine, gauges.get(engine.name, EngineGauges()), hit_rate) for engine in engines),
         queued_requests=sum(page.queued for page in newest),
+        queued_decode=sum(page.queued_decode for page in newest),
         queued_seconds=sum(page.queued_seconds for page in newest) * speed,
         measured=measured,
         attainment=attainment_of(counted),

@@ -22,6 +22,7 @@ ANSWER_TOKENS: Final = f"{PREFIX}answer_tokens_total"
 FIRST_TOKENS: Final = f"{PREFIX}first_tokens_total"
 OBJECTIVE: Final = f"{PREFIX}objective_total"
 QUEUED: Final = f"{PREFIX}queued_requests"
+QUEUED_DECODE: Final = f"{PREFIX}queued_decode_requests"
 QUEUED_SECONDS: Final = f"{PREFIX}queued_prefill_seconds"
 IN_FLIGHT: Final = f"{PREFIX}engine_in_flight"
 PREFILLING: Final = f"{PREFIX}engine_prefilling"
@@ -34,7 +35,7 @@ LONGEST_REASON: Final = 40
 NAMES: Final = frozenset(
     {
         f"{ARRIVALS}_bucket", f"{ARRIVALS}_sum", ANSWERS, ANSWER_PROMPTS, ANSWER_TOKENS, FIRST_TOKENS, OBJECTIVE,
-        QUEUED, QUEUED_SECONDS, IN_FLIGHT, PREFILLING, KV_USAGE, CACHED, SUSPENDED,
+        QUEUED, QUEUED_DECODE, QUEUED_SECONDS, IN_FLIGHT, PREFILLING, KV_USAGE, CACHED, SUSPENDED,
     }
 )  # fmt: skip
 """Samples that a page is made of; all others are passed over."""
@@ -100,6 +101,8 @@ class RouterPage:
     """When it was read, in seconds on the clock of whoever reads."""
     counters: Counters = Counters()
     queued: int = 0
+    queued_decode: int = 0
+    """Of those, for a decode engine; routers of former versions don't say."""
     queued_seconds: float = 0.0
     engines: Mapping[str, EngineGauges] = field(default_factory=dict)
 
@@ -145,7 +148,7 @@ class _Draft:
             self._first[labels["ttft"]] = round(value)
         elif name == OBJECTIVE:
             self._ended[labels["ttft"], labels["itl"]] = round(value)
-        elif name in (QUEUED, QUEUED_SECONDS):
+        elif name in (QUEUED, QUEUED_DECODE, QUEUED_SECONDS):
             self._gauges[name] = value
         else:
             self._take_engine(name, labels["engine"], value, labels.get("reason", NOTHING))
@@ -191,6 +194,7 @@ class _Draft:
                 ended=(met + self._ended.get(("missed", "met"), 0), met, sum(self._ended.values())),
             ),
             queued=round(self._gauges[QUEUED]),
+            queued_decode=round(self._gauges.get(QUEUED_DECODE, 0.0)),
             queued_seconds=self._gauges.get(QUEUED_SECONDS, 0.0),
             engines=self._engines,
         )

@@ -51,6 +51,7 @@ def scaling_settings(md: ModelDeployment, *, gpu_limit: int | None = None) -> Sc
         adaptive_window=scaling.scale_down_window_policy is WindowPolicy.ADAPTIVE,
         kv_usage=scaling.kv_usage_percent / 100,
         start_deadline_seconds=float(spec.engine.start_deadline_seconds),
+        hold_for_itl=spec.holds_for_itl,
         idle_seconds=float(scaling.scale_to_zero.idle_seconds) if sleeps else None,
         late_age_bound_seconds=age_bound_seconds(
             spec.routing.queue.max_late_seconds, spec.routing.admission.max_queue_seconds

@@ -73,12 +73,12 @@ class _Share(Generic[T]):
 
     def saves(self, now: float, age_bound: float) -> bool:
         """Whether its next request can be in time, or is too old to wait any longer."""
-        return self._overdue(now, age_bound) or self.note_late(now)
+        return self.overdue(now, age_bound) or self.note_late(now)
 
     def pop(self, now: float, age_bound: float) -> Ticket[T] | None:
         """Take out its next request."""
         late = self.late
-        if late and self._overdue(now, age_bound):
+        if late and self.overdue(now, age_bound):
             return late.popleft()
         if self.note_late(now):
             return heapq.heappop(self.by_deadline)[2]
@@ -94,7 +94,8 @@ class _Share(Generic[T]):
         heapq.heapify(self.by_deadline)
         self.late = deque(ticket for ticket in self.late if ticket.waiting)
 
-    def _overdue(self, now: float, age_bound: float) -> bool:
+    def overdue(self, now: float, age_bound: float) -> bool:
+        """Whether its first late request has waited too long."""
         late = self.late
         while late and not late[0].waiting:
             late.popleft()
@@ -285,6 +286,16 @@ class WaitingLine(Generic[T]):
             for share in line.shares.values():
                 share.rate.forget(now)
                 share.excuse()
+
+    def overdue(self, now: float) -> bool:
+        """Whether somebody of the class that is served next is known to be late, and has waited for longer than the age
+        bound.
+        """
+        for priority in self._priorities:
+            shares = self._classes[priority].shares.values()
+            if any(share.waiting for share in shares):
+                return any(share.overdue(now, self._age_bound) for share in shares)
+        return False
 
     def goes_first(self, priority: int) -> bool:
         """Whether all who wait are of a lower priority."""

@@ -38,6 +38,10 @@ class Line:
         """What would become of a request that joined. Its ``service`` and ``deadline`` are set."""
         return self._line.verdict(now, latest_start=request.deadline - request.service)
 
+    def overdue(self, now: float) -> bool:
+        """Whether a late one has waited too long."""
+        return self._line.overdue(now)
+
     def nobody_serves(self, now: float) -> None:
         """There is no engine."""
         self._line.nobody_serves(now)

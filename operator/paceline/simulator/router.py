@@ -3,7 +3,8 @@
 All policies run behind this one router. As in the production code, a prefill engine gets a prompt when it is done with
 what it has, or nearly, and everything else waits in one line for all engines, in the order of
 :class:`paceline.policy.waiting.WaitingLine`. One that still has streams of its former role gets its prompts one by one,
-at the pace of :mod:`paceline.policy.routing.pacing`, and none that would be late anywhere. Costs are those of
+at the pace of :mod:`paceline.policy.routing.pacing`, and none that would be late anywhere. No prompt begins while its
+stream would make those of every decode engine too slow (:mod:`paceline.policy.routing.crowding`). Costs are those of
 :mod:`paceline.policy.routing.placement`, seconds through the engine model. That module scores every engine for every
 request; here two are scored, the least loaded and the one that last computed the longest known part of the prompt, so
 that engines cost O(log n).
@@ -19,6 +20,7 @@ from typing import Final, Protocol
 
 from paceline.api.wire import Late, Role
 from paceline.policy.overload import Refusals, Verdict
+from paceline.policy.routing.crowding import crowding
 from paceline.policy.routing.pacing import rest_seconds
 from paceline.policy.scaling.perfmodel import EngineProfile
 from paceline.policy.waiting import age_bound_seconds
@@ -29,11 +31,10 @@ from paceline.simulator.line import Line
 from paceline.simulator.prices import Prices, Quote
 from paceline.simulator.request import Outcome, SimRequest
 from paceline.simulator.station import Station
+from paceline.simulator.streams import EXPECTED_OUTPUT_TOKENS, Streams
 
 KV_ADMISSION: Final = 0.95
 """Share of an engine's KV cache up to which it gets new sequences: the rest is for those that it has to grow."""
-EXPECTED_OUTPUT_TOKENS: Final = 256
-"""Steps by which the batch of an engine that serves both roles is weighed, as in placement."""
 LOOK_SECONDS: Final = 0.25
 BATCH_TOKENS: Final = 8192
 AHEAD_BATCHES: Final = 0.25
@@ -48,7 +49,7 @@ class RouterSettings:
 
     ttft_seconds: float
     itl_seconds: float = 0.025
-    """What the streams of an engine that has become a prefill engine are to keep to."""
+    """What streams are to keep to."""
     age_bound_seconds: float = 60.0
     max_queued_requests: int = 10_000
     """More requests than this don't wait: they are refused."""
@@ -58,6 +59,8 @@ class RouterSettings:
     """What becomes of requests that can't meet their TTFT any more."""
     local_prefill_tokens: int = 0
     """Prompts up to this long are computed by their decode engine."""
+    hold_for_itl: bool = True
+    """Whether requests wait while one more stream would make every decode engine miss the ITL."""
 
 
 class Observer(Protocol):
@@ -99,7 +102,11 @@ class SimRouter:
         """Engines that compute prompts for others, also those that rest."""
         self._ahead_seconds = AHEAD_BATCHES * profile.prefill_seconds(BATCH_TOKENS)
         self._prices = Prices(profile, block_size)
-        age_bound = age_bound_seconds(settings.age_bound_seconds, settings.max_queue_seconds)
+        limit = crowding(profile, settings.itl_seconds) if settings.hold_for_itl else None
+        self._streams = Streams(self._decode, limit)
+        self._crowded = False
+        """Whether the last request that asked for an engine was held for want of a place among streams."""
+        self._age_bound = age_bound = age_bound_seconds(settings.age_bound_seconds, settings.max_queue_seconds)
         self.line = Line(Refusals(settings.max_queue_seconds, age_bound or math.inf, settings.late), age_bound)
         """Requests that no prefill engine has room for, or that came when there was no engine."""
         self._look_at = 0.0
@@ -144,6 +151,13 @@ class SimRouter:
         self._prices.gone(station)
 
     @property
+    def held(self) -> int:
+        """Requests in the line that wait for a place among the streams of a decode engine: all or none, as the next of
+        them does.
+        """
+        return len(self.line) if self._crowded else 0
+
+    @property
     def handoffs(self) -> int:
         """Computed prompts that no decode engine has room for."""
         return len(self._handoffs)
@@ -167,7 +181,7 @@ class SimRouter:
         decoder = self._local_decoder(request)
         if decoder is not None:
             self._compute_locally(request, decoder)
-        elif self.line or not (self._has_prefill_room() and self._give(request)):
+        elif self.line or not (self._has_room_for_one() and self._give(request)):
             request.service = self._service(request)
             verdict = self.line.verdict(request, self._loop.now) if self._helpers else Verdict.IN_TIME
             if verdict is Verdict.IN_VAIN:
@@ -185,11 +199,19 @@ class SimRouter:
         decoder = self._decode.least()
         if decoder is None or decoder.engine.role is Role.BOTH or not self._has_room(decoder, request):
             return None
-        return decoder
+        return None if self._helpers and self._streams.too_many(request.prompt) else decoder
 
-    def _has_prefill_room(self) -> bool:
+    def _has_room_for_one(self) -> bool:
+        """Whether one engine has room for another prompt, and one, by its steps, for another stream."""
         station = self._prefill.least()
-        return station is not None and station.backlog.left(self._loop.now) <= self._ahead_seconds
+        if station is None or station.backlog.left(self._loop.now) > self._ahead_seconds:
+            return False
+        self._crowded = self._streams.too_many() and not self.line.overdue(self._loop.now)
+        return not self._crowded
+
+    def _may_join(self, request: SimRequest) -> bool:
+        """Whether a request gets a place among streams, or has waited so long that it gets one in any case."""
+        return not self._streams.too_many(request.prompt) or self._loop.now - request.arrived > self._age_bound
 
     def _service(self, request: SimRequest) -> float:
         """What the engine needs for a prompt that would need least for it."""
@@ -203,7 +225,7 @@ class SimRouter:
             self._look_at = now + LOOK_SECONDS
             for late in line.surplus(now):
                 self._observer.ended(late, Outcome.REJECTED, now)
-        while line and (self._has_prefill_room() or not self._helpers):
+        while line and (self._has_room_for_one() or not self._helpers):
             request = line.pop(now)
             if request is None:
                 return
@@ -223,12 +245,17 @@ class SimRouter:
         quote = self._best(request)
         if quote is None:
             return False
+        self._crowded = not self._may_join(request)
+        if self._crowded:
+            return False
         station = quote.station
         engine = station.engine
         if station.mixed and self._can_wait(request, quote.service):
             return False
         request.service = quote.service
         request.local = engine.role is Role.BOTH
+        if not request.local:
+            self._streams.promise(request)
         station.backlog.add(request, request.service, self._loop.now)
         engine.give(request)
         self._rank_prefill(station)
@@ -300,6 +327,7 @@ class SimRouter:
         return engine.used <= limit or not station.assigned
 
     def _transfer(self, request: SimRequest, station: Station) -> None:
+        self._streams.keep(request)
         self._assign(request, station)
         begin = station.engine.expect(request)
         self._loop.at(begin + self._profile.transfer_seconds(request.prompt), self._transferred, request)
@@ -319,7 +347,7 @@ class SimRouter:
             if station is None or not self._has_room(station, self._handoffs[0]):
                 return
             self._transfer(self._handoffs.popleft(), station)
-        if self.line and not self._helpers:
+        if self.line and (self._crowded or not self._helpers):
             self._serve()
 
     def _assign(self, request: SimRequest, station: Station) -> None:

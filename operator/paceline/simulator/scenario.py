@@ -81,6 +81,7 @@ def _router(md: ModelDeployment, engine: EngineProfile) -> RouterSettings:
         max_queue_seconds=float(routing.admission.max_queue_seconds),
         late=Late(routing.admission.late),
         local_prefill_tokens=local if disaggregated else 0,
+        hold_for_itl=md.spec.holds_for_itl,
     )
 
 
@@ -106,6 +107,7 @@ def _scaling(md: ModelDeployment, bounds: Mapping[Role, tuple[int, int]], gpus: 
         adaptive_window=scaling.scale_down_window_policy is WindowPolicy.ADAPTIVE,
         kv_usage=scaling.kv_usage_percent / 100,
         start_deadline_seconds=float(md.spec.engine.start_deadline_seconds),
+        hold_for_itl=md.spec.holds_for_itl,
         idle_seconds=float(idle.idle_seconds) if idle.policy is ScaleToZeroPolicy.WHEN_IDLE else None,
         late_age_bound_seconds=age_bound_seconds(
             md.spec.routing.queue.max_late_seconds, md.spec.routing.admission.max_queue_seconds

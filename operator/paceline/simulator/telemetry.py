@@ -74,8 +74,10 @@ def take_sample(
     return Sample(
         since=since,
         at=now,
-        prefill=_role_sample(Role.PREFILL, cluster, len(router.line), router.line.tokens, noisy),
-        decode=_role_sample(Role.DECODE, cluster, router.handoffs, 0, noisy),
+        prefill=_role_sample(
+            Role.PREFILL, cluster, len(router.line) - router.held, 0 if router.held else router.line.tokens, noisy
+        ),
+        decode=_role_sample(Role.DECODE, cluster, router.handoffs + router.held, 0, noisy),
         arrivals=score.arrivals,
         prompt_tokens=score.prompt_tokens,
         uncached_tokens=score.uncached_tokens,

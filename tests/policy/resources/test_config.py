@@ -141,6 +141,11 @@ class TestRouterConfig:
         assert found.timeouts == wire.Timeouts(connect_milliseconds=1, first_byte_milliseconds=2, idle_milliseconds=3)
         assert found.local_prefill_tokens == 64
 
+    @pytest.mark.parametrize(("toggle", "holds"), [("Enabled", True), ("Disabled", False)])
+    def test_says_whether_requests_wait_for_a_place_among_streams(self, toggle: str, holds: bool) -> None:
+        found = router_config(deployment(routing={"admission": {"holdForItl": toggle}}))
+        assert found.admission == wire.Admission(hold_for_itl=holds)
+
     def test_says_what_follows_when_an_engine_stands_out(self) -> None:
         health = {"mode": "Watch", "slowEngines": "Off", "maxOutPercent": 50, "holdSeconds": 60, "keepSamples": 5}
         assert router_config(deployment(routing={"outputHealth": health})).output_health == wire.OutputHealth(

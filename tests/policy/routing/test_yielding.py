@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.api.wire import Role
 from paceline.policy.routing.cost import Settings
+from paceline.policy.routing.crowding import Crowding
 from paceline.policy.routing.fleet import EngineView
 from paceline.policy.routing.yielding import Guest, give_way
 
@@ -56,6 +58,18 @@ def test_nobody_gives_way_where_that_makes_no_room() -> None:
     guests = [guest("over", 5), guest("drains", 5), guest("prompts", 5), guest("gone", 5)]
     engines = [full("over", running=LIMIT + 1), full("drains", usable=False), full("prompts", Role.PREFILL)]
     assert give_way(guests, engines, APART, wanted=4, ending={}) == []
+
+
+def test_a_stream_gives_way_where_others_are_as_many_as_the_steps_of_the_engine_allow() -> None:
+    guests = [guest("a", 5), guest("a", 1)]
+    three = Crowding(room_seconds=0.03, stream_seconds=0.01, token_seconds=0.0)
+    crowded = msgspec.structs.replace(APART, max_running_per_engine=100, crowding=three)
+    by_number = msgspec.structs.replace(crowded, crowding=None)
+    assert give_way(guests, [full("a", Role.DECODE, running=3)], crowded, wanted=1, ending={}) == [1]
+    assert give_way(guests, [full("a", Role.DECODE, running=3)], crowded, wanted=1, ending={"a": 1}) == []
+    assert give_way(guests, [full("a", Role.DECODE, running=2)], crowded, wanted=1, ending={}) == []
+    assert give_way(guests, [full("a", Role.BOTH, running=3)], crowded, wanted=1, ending={}) == []
+    assert give_way(guests, [full("a", Role.DECODE, running=3)], by_number, wanted=1, ending={}) == []
 
 
 @given(GUESTS, ENGINES, st.integers(0, 8), ENDING, st.sampled_from((SETTINGS, APART)))

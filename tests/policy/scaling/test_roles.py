@@ -62,3 +62,10 @@ def test_a_change_of_roles_is_told_with_the_need_that_it_goes_by() -> None:
     assert told in plain_words(decision)
     unchanged = decided(2.0, prefill=1, decode=3, waiting=0.0)
     assert not any(words.startswith("Roles go by") for words in plain_words(unchanged))
+
+
+def test_who_waits_for_a_place_among_streams_is_told_and_is_not_taken_for_prefill_work() -> None:
+    held = observation(2.0, prefill=1, decode=3, queued_requests=12, queued_decode=12)
+    words = " ".join(plain_words(plan(held, PolicyState(), LIMITS, MODELS)[0]))
+    assert "12 requests wait for a place among the streams of the decode engines." in words
+    assert "prefill work" not in words

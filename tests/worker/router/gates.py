@@ -6,7 +6,7 @@ import asyncio
 
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
-from paceline.policy.routing.fleet import NominalModel
+from paceline.policy.routing.fleet import EngineModel, NominalModel
 from paceline_worker.router.fleet import Fleet
 from paceline_worker.router.gate import Gate
 from paceline_worker.router.places import Place
@@ -36,11 +36,17 @@ class Ask:
 
 
 class Bench:
-    def __init__(self, tenancy: wire.Tenancy | None = None, **admission: int | wire.Late) -> None:
+    def __init__(
+        self,
+        tenancy: wire.Tenancy | None = None,
+        model: EngineModel | None = None,
+        order: wire.QueueOrder = wire.QueueOrder.DEADLINE,
+        **admission: int | wire.Late,
+    ) -> None:
         limits = wire.Admission(**({"max_running_per_engine": 1, "max_queued_requests": 10_000} | admission))  # type: ignore[arg-type]
-        settings = config(admission=limits, tenancy=tenancy)
+        settings = config(admission=limits, tenancy=tenancy, queue=wire.Queue(order=order))
         self.fleet = Fleet(on_change=lambda: None, on_gone=lambda _: None)
-        model = NominalModel()
+        model = model or NominalModel()
         self.gate = Gate(self.fleet, placement_settings(settings, model), model, settings, lambda: 0.0)
 
     def engines(self, *names: str, prefill: tuple[str, ...] = ()) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from paceline.api import wire
 from paceline.local.files import replace
-from paceline_worker.router.fleet import Engine, Lease
+from paceline_worker.router.fleet import Engine, Lease, Reported
 from paceline_worker.router.health import FAILURES_TO_EJECT, LONGEST_BACKOFF_SECONDS, Health
 from paceline_worker.router.load import Load, read_load
 from tests.waiting import until
@@ -139,6 +139,8 @@ async def test_the_admin_server_shows_what_the_router_believes(tmp_path: Path) -
     assert 'paceline_router_fleet_engines{role="decode",state="ready"} 1.0' in page
     assert 'paceline_router_engine_in_flight{engine="a"} 0.0' in page
     assert "paceline_router_queued_requests 0.0" in page
+    assert "paceline_router_queued_decode_requests 0.0" in page
+    assert "paceline_router_step_share 1.0" in page
 
 
 # --- health
@@ -273,6 +275,27 @@ def test_a_lease_is_given_back_once() -> None:
     first.release(0.5)
     second.release(0.75)
     assert (engine.running, engine.prefilling, engine.context_tokens, engine.backlog_seconds) == (0, 0, 0, 0.0)
+
+
+def test_requests_of_other_routers_count_with_the_context_that_own_ones_have() -> None:
+    endpoint = wire.EngineEndpoint(
+        name="a", host="h", port=1, role=wire.Role.DECODE, state=wire.EngineState.READY, start_id="1"
+    )
+    engine = Engine(endpoint)
+
+    def seen(others: int) -> tuple[int, int]:
+        engine.reported = Reported(requests=others, kv_usage=0.0, own=0)
+        engine.changed()
+        view = engine.view(0.0)
+        return view.running, view.context_tokens
+
+    assert seen(3) == (3, 0), "nothing is known of them"
+    leases = [Lease(engine, 0.0, running=1, context=context) for context in (100, 300)]
+    assert seen(0) == (2, 400)
+    assert seen(3) == (5, 1000)
+    for lease in leases:
+        lease.release(0.0)
+    assert seen(3) == (3, 600), "as long as those that were there"
 
 
 def test_the_work_of_a_busy_engine_is_seen_to_get_less() -> None:

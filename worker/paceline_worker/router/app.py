@@ -239,6 +239,12 @@ class Router:
     def _gauges(self) -> Iterable[Sample]:
         yield "running_requests", "Requests in the router, waiting ones among them.", {}, self._routes.running
         yield "queued_requests", "Requests that wait for an engine with room.", {}, self.gate.waiting
+        yield (
+            "queued_decode_requests",
+            "Requests that wait for a decode engine with room.",
+            {},
+            self.gate.queued_decode,
+        )
         yield "tasks", "Tasks of the event loop.", {}, len(asyncio.all_tasks())
         yield "paused_streams", "Streams that gave way and wait to go on.", {}, self.gate.guests.paused
         yield "queued_bytes", "Memory of requests that wait, about.", {}, self.gate.queued_bytes
@@ -252,6 +258,12 @@ class Router:
             "Uncached tokens from which a prompt is cold; 0: not split.",
             {},
             (self.gate.seats.settings.cold_tokens or 0),
+        )
+        yield (
+            "step_share",
+            "Time of a decode step, as a share of what the engine model says, as far as it is below 1.",
+            {},
+            self.gate.seats.step_share,
         )
         yield from self.knowledge.samples()
         yield from self._certificate_gauges()

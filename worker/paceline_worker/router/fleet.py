@@ -54,6 +54,8 @@ class Engine:
         """While it finishes streams of its former role: when it may get a prompt again."""
         self.typical_prefill_seconds = 0.0
         """Of this router's remote prefills there, the later ones counting more."""
+        self._typical_context = 0.0
+        """Of this router's requests there: the mean of those that it has, or had last."""
         self.reported = Reported(0, 0.0, 0)
         self.gone = False
         """Not in the fleet any more; streams that run there go on."""
@@ -103,13 +105,15 @@ class Engine:
             # What other routers sent to a prefill engine are prompts, about as long as ours.
             prompts = others if endpoint.role is wire.Role.PREFILL else 0
             work = self.backlog.left(now) + prompts * self.typical_prefill_seconds
+            if self.running:
+                self._typical_context = self.context_tokens / self.running
             self._view = EngineView(
                 name=endpoint.name,
                 role=endpoint.role,
                 revision=endpoint.revision,
                 usable=self.usable,
                 running=self.running + others,
-                context_tokens=self.context_tokens,
+                context_tokens=self.context_tokens + int(others * self._typical_context),
                 prefill_backlog_seconds=max(work, rests_until - now),
                 prefilling=self.prefilling,
                 kv_usage=reported.kv_usage,

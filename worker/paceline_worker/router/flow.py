@@ -229,6 +229,7 @@ class Flow:
                 self._counting.streamed(incoming, relay)
                 incoming.visit.said(relay.tokens)
             self._outcomes.ended(ttft_met=in_time, itl=relay.mean_gap())
+            self._gate.seats.streamed(engine, relay.mean_gap())
             if relay.first_at is not None:
                 waited = relay.first_at - incoming.arrived
                 self._slo.streamed(incoming.request_class, ttft_seconds=waited, itl_seconds=relay.mean_gap())

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Final
 
+import msgspec
+
 from paceline.api import wire
 from paceline.policy.overload import Refusals, Verdict
 from paceline.policy.routing.admission import may_wait, retry_after_seconds, tenant_part
@@ -57,6 +59,7 @@ class Gate:
             age_bound_seconds=math.inf if self._by_arrival else age_bound,  # in order of arrival nobody is put behind
             late=config.admission.late,
         )
+        self._age_bound = age_bound
         self._decode_line: WaitingLine[Waiter] = WaitingLine(age_bound_seconds=age_bound, refusals=refusals)
         self._prefill_line: WaitingLine[Waiter] = WaitingLine(age_bound_seconds=age_bound, refusals=refusals)
         self._claims: set[Waiter] = set()
@@ -89,6 +92,11 @@ class Gate:
         return len(self._decode_line) + len(self._prefill_line)
 
     @property
+    def queued_decode(self) -> int:
+        """Requests that wait for a decode engine with room."""
+        return len(self._decode_line)
+
+    @property
     def queued_seconds(self) -> float:
         """Prefill work of the requests that wait for a prefill engine."""
         return self._queued_seconds
@@ -103,8 +111,8 @@ class Gate:
         return self._loop.time()
 
     def try_place(self, asking: Asking) -> Place | None:
-        """Engines for a request that would not wait; None when it would have to."""
-        return None if self.waiting else self._try(asking)[0]
+        """Engines for a request that would not wait; None when it would have to, or would slow others down too much."""
+        return None if self.waiting else self._try(asking, spares=True)[0]
 
     def decide(self, asking: Asking) -> None:
         """Tell a request what would be decided for it now."""
@@ -198,7 +206,7 @@ class Gate:
         """Place from one line until there is no room for it."""
         while line:
             views = self.seats.views()
-            room = has_room(views, self.seats.settings)
+            room = has_room(views, self.seats.settings) or self._crowds_next(line, views)
             if room and line is self._prefill_line and (wait := prefill_room_in(views, self.seats.settings)):
                 self._wake_in(wait)
                 return
@@ -221,6 +229,15 @@ class Gate:
                 placed.release()
             else:
                 waiter.future.set_result(placed)
+
+    def _crowds_next(self, line: WaitingLine[Waiter], views: Sequence[EngineView]) -> bool:
+        """Whether one has waited so long that it gets one of the engines whose streams are too many, if any has room by
+        their number.
+        """
+        settings = self.seats.settings
+        if settings.crowding is None or not line.overdue(self.now()):
+            return False
+        return has_room(views, msgspec.structs.replace(settings, crowding=None))
 
     def _make_room(self, line: WaitingLine[Waiter], views: Sequence[EngineView]) -> None:
         """Have batch work give way to those who wait in this line for want of a decode engine."""
@@ -312,14 +329,23 @@ class Gate:
         return place
 
     def _try(
-        self, asking: Asking, line: WaitingLine[Waiter] | None = None, arrived: float | None = None
+        self,
+        asking: Asking,
+        line: WaitingLine[Waiter] | None = None,
+        arrived: float | None = None,
+        *,
+        spares: bool = False,
     ) -> tuple[Place | None, WaitingLine[Waiter]]:
-        """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``."""
+        """A place, or the line to wait in for one. ``line``: where the request has waited since it ``arrived``.
+        ``spares``: it is not to slow others down too much, whatever happened to it.
+        """
         began = perf_counter()
         view, views = asking.view(), self.seats.views()
+        if self.seats.settings.crowding is not None and self._may_crowd(asking, arrived):
+            view = msgspec.structs.replace(view, crowds=True)
         placement = self.seats.choose(view, views)
         self.decision_seconds.observe(perf_counter() - began)
-        if placement is None:
+        if placement is None or (spares and self.seats.crowds(view, placement)):
             return None, self._decode_line
         remote = placement.prefill is not None
         overtakes = line is not self._prefill_line and not self._prefill_line.goes_first(view.priority)
@@ -331,6 +357,14 @@ class Gate:
             return None, self._prefill_line
         asking.decided(view, views, placement)
         return self.seats.take(view, placement), self._decode_line
+
+    def _may_crowd(self, asking: Asking, arrived: float | None) -> bool:
+        """Whether it gets a place although streams become too slow for it: somebody waits for the next word of its
+        answer, or it has waited long enough. A stream that gave way has done so for others, and waits like them.
+        """
+        if asking.begun and not (asking.guest is not None and asking.guest.paused):
+            return True
+        return arrived is not None and self.now() - arrived > self._age_bound
 
     def _retry_after(self) -> int:
         return retry_after_seconds(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
+from paceline.policy.routing.crowding import StepShare, crowding
 from paceline.policy.routing.fleet import EngineModel, EngineView
 from paceline.policy.routing.pacing import rest_seconds
-from paceline.policy.routing.placement import Placement, choose
+from paceline.policy.routing.placement import Placement, choose, uncrowded
 from paceline.policy.routing.pools import Split
 from paceline_worker.router.fleet import Engine, Fleet, Lease
 from paceline_worker.router.places import Owner, Place
+
+NOTED: Final = 0.02
+"""Change of what is known of the engines' speed, as a share of it, that is worth new settings."""
 
 
 class Seats:
@@ -35,14 +40,34 @@ class Seats:
         self._ttft_seconds = objective.ttft_milliseconds / 1000
         self._itl_seconds = objective.itl_milliseconds / 1000
         self._random = random
+        self._speed = StepShare()
+        self._share = self._speed.value
+        """The settings in force are made with."""
         self.settings = settings
         """In force."""
+
+    @property
+    def step_share(self) -> float:
+        """Time of a decode step, as a share of what the engine model says; 1 at most."""
+        return self._speed.value
 
     def set_split(self, split: Split) -> None:
         """Keep cold and warm prompts apart by these figures from now on."""
         self.settings = msgspec.structs.replace(
             self.settings, cold_tokens=split.cold_tokens, cold_share=split.cold_share
         )
+
+    def streamed(self, engine: Engine, itl_seconds: float | None) -> None:
+        """A stream that still counts as running there ended well; None where it had fewer than two tokens."""
+        if itl_seconds is None or self.settings.crowding is None or engine.endpoint.role is not wire.Role.DECODE:
+            return
+        view = engine.view(self._owner.now())
+        self._speed.ended(itl_seconds, self._model.step_seconds(view.running, view.context_tokens))
+        share = self._speed.value
+        if abs(share - self._share) > NOTED * self._share:
+            self._share = share
+            limit = crowding(self._model, self._itl_seconds, share=share)
+            self.settings = msgspec.structs.replace(self.settings, crowding=limit)
 
     def views(self) -> list[EngineView]:
         """All engines as placement sees them."""
@@ -53,6 +78,10 @@ class Seats:
         """Engines for a request; None when none has room."""
         return choose(view, views, self.settings, self._model, self._random())
 
+    def crowds(self, view: RequestView, placement: Placement) -> bool:
+        """Whether the streams of the engine that was chosen would miss their objective for this one."""
+        return not uncrowded([placement.decode], view.context_tokens, self.settings.crowding)
+
     def take(self, view: RequestView, placement: Placement) -> Place:
         """Account a request to the engines that were chosen for it."""
         engines, now = self._fleet.engines, self._owner.now()
@@ -61,7 +90,7 @@ class Seats:
             engines[placement.decode.name],
             now,
             running=1,
-            context=view.prompt_tokens + view.output_tokens // 2,
+            context=view.context_tokens,
             backlog=0.0 if remote else self._prefill_seconds(view, placement.decode),
         )
         prefill = None

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from paceline.api import wire
 from paceline.errors import ConfigError
 from paceline.policy.routing.cost import Settings as PlacementSettings
+from paceline.policy.routing.crowding import Crowding, crowding
 from paceline.policy.routing.fleet import EngineModel, FasterModel, NominalModel
 from paceline.policy.routing.placement import default_local_prefill_tokens
 from paceline.policy.scaling.profiles import profile_of
@@ -130,11 +131,24 @@ def placement_settings(config: wire.RouterConfig, model: EngineModel) -> Placeme
         local_prefill_tokens=default_local_prefill_tokens(model) if local is None else local,
         max_running_per_engine=config.admission.max_running_per_engine,
         prefill_ahead_seconds=AHEAD_BATCHES * model.prefill_seconds(BATCH_TOKENS),
+        crowding=_crowding(config, model),
         load_weight=config.placement.load_percent / 100,
         cache_weight=config.placement.cache_percent / 100,
         cold_tokens=split.cold_tokens if split.mode is wire.SplitMode.FIXED else None,
         split_seconds=config.objective.ttft_milliseconds / 1000,
     )
+
+
+def _crowding(config: wire.RouterConfig, model: EngineModel) -> Crowding | None:
+    """How many streams a decode engine may have by its steps; None: by their number alone.
+
+    A model without a capacity stands in where nothing is known of the hardware: nobody waits for what it says. In order
+    of arrival who is late is not put behind, so that waiting would make the others late, too.
+    """
+    holds = config.admission.hold_for_itl and config.queue.order is wire.QueueOrder.DEADLINE
+    if not (config.disaggregated and holds and model.kv_capacity_tokens):
+        return None
+    return crowding(model, config.objective.itl_milliseconds / 1000)
 
 
 def knowledge_settings(config: wire.RouterConfig, model: EngineModel) -> KnowledgeSettings:

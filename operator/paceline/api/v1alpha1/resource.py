@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from paceline.api.v1alpha1.base import DnsLabel, DnsSubdomain, Model
+from paceline.api.v1alpha1.base import DnsLabel, DnsSubdomain, Model, Toggle
 from paceline.api.v1alpha1.engine import EngineSpec, Parallelism
 from paceline.api.v1alpha1.model import ModelSpec
-from paceline.api.v1alpha1.pools import Pool, Pools
-from paceline.api.v1alpha1.routing import Routing
+from paceline.api.v1alpha1.pools import Pool, PoolMode, Pools
+from paceline.api.v1alpha1.routing import QueueOrder, Routing
 from paceline.api.v1alpha1.scaling import Scaling
 from paceline.api.v1alpha1.slo import Slo
 from paceline.api.v1alpha1.status import ModelDeploymentStatus
@@ -59,6 +59,15 @@ class ModelDeploymentSpec(Model):
     def parallelism_of(self, pool: Pool) -> Parallelism:
         """How an engine of ``pool`` is spread: the pool's own word, else the engine's."""
         return pool.parallelism or self.engine.parallelism
+
+    @property
+    def holds_for_itl(self) -> bool:
+        """Whether routers let requests wait for a place among the streams of decode engines."""
+        routing = self.routing
+        in_order = routing.queue.order is QueueOrder.DEADLINE
+        return (
+            self.pools.mode is PoolMode.DISAGGREGATED and in_order and routing.admission.hold_for_itl is Toggle.ENABLED
+        )
 
     def accelerators_of(self, pool: Pool) -> int:
         """Accelerators that one engine of ``pool`` takes from the budget; 0 on CPUs."""

@@ -133,6 +133,10 @@ class Admission(Model):
     can be served for longer than two minutes, only so many as take a twentieth of the capacity; Refuse none. Who would
     wait for more than twice `maxQueueSeconds` is refused at once in any case.
     """
+    hold_for_itl: Toggle = Toggle.ENABLED
+    """Enabled lets a request wait while one more stream would make every decode engine miss the ITL objective; Disabled
+    adds it to an engine at once. Only with roles separated and the queue in the order of deadlines.
+    """
 
 
 class Timeouts(Model):

@@ -60,6 +60,8 @@ class Admission(Document, frozen=True, kw_only=True):
     max_queued_bytes: Positive = 1024 * 1024 * 1024
     """Of all requests that wait, together."""
     late: Late = Late.LIMIT
+    hold_for_itl: bool = True
+    """Whether a request waits while one more stream would make every decode engine miss the ITL."""
 
 
 class Timeouts(Document, frozen=True, kw_only=True):

@@ -86,10 +86,11 @@ def deployment() -> dashboard.Dashboard:
         .with_panel(
             chart(
                 "In the router",
-                "Requests that run, and those of them that wait.",
+                "Requests that run, those of them that wait, and those for which decode engines have too many streams.",
                 "short",
                 (f"sum(paceline_router_running_requests{{{WHO}}})", "all"),
                 (f"sum(paceline_router_queued_requests{{{WHO}}})", "waiting"),
+                (f"sum(paceline_router_queued_decode_requests{{{WHO}}})", "waiting for decode"),
             )
         )
         .with_panel(

@@ -135,6 +135,7 @@ def router_config(md: ModelDeployment) -> wire.RouterConfig:
             max_running_per_engine=admission.max_running_per_engine,
             max_queued_bytes=admission.max_queued_mebibytes * MEBIBYTE,
             late=wire.Late(admission.late),
+            hold_for_itl=admission.hold_for_itl is Toggle.ENABLED,
         ),
         timeouts=wire.Timeouts(
             connect_milliseconds=timeouts.connect_milliseconds,

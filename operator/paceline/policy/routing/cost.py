@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from paceline.policy.routing.crowding import Crowding
 from paceline.policy.routing.fleet import EngineModel, EngineView
 
 EXPECTED_OUTPUT_TOKENS: Final = 256
@@ -55,6 +56,15 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """Whose turn it takes when requests wait."""
     weight: int = 1
     """Of its tenant's share."""
+    crowds: bool = False
+    """Whether it gets a place among streams even where that makes them miss their objective: it has waited too long for
+    one, or is in the middle of its answer.
+    """
+
+    @property
+    def context_tokens(self) -> int:
+        """Its mean context while it decodes, as far as that is known."""
+        return self.prompt_tokens + self.output_tokens // 2
 
     def uncached_on(self, engine: EngineView) -> int:
         """Tokens of the prompt that the engine would have to compute."""
@@ -72,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A prefill engine gets the next prompt so long before it is done with what it has. What comes earlier waits in the
     router, in its order.
     """
+    crowding: Crowding | None = None
+    """How many streams a decode engine may have by its steps; None: by their number alone."""
     load_weight: float = 1.0
     cache_weight: float = 1.0
     cold_tokens: int | None = None

@@ -16,6 +16,7 @@ import msgspec
 
 from paceline.api.wire import Role
 from paceline.policy.routing.cost import Pricing, RequestView, Settings, distance
+from paceline.policy.routing.crowding import Crowding
 from paceline.policy.routing.fleet import EngineModel, EngineView
 
 NEAR_TIE: Final = 0.05
@@ -78,8 +79,9 @@ def default_local_prefill_tokens(model: EngineModel) -> int:
 
 
 def has_room(engines: Sequence[EngineView], settings: Settings) -> bool:
-    """Whether any engine could take one more request."""
-    return bool(_decode_candidates(engines, settings, frozenset(), settings.max_running_per_engine))
+    """Whether any engine could take one more request, if it were a short one."""
+    roomy = _decode_candidates(engines, settings, frozenset(), settings.max_running_per_engine)
+    return bool(uncrowded(roomy, 0, settings.crowding))
 
 
 def prefill_room_in(engines: Sequence[EngineView], settings: Settings) -> float:
@@ -98,6 +100,8 @@ def choose(
     Engines that failed the request are avoided while there are others.
     """
     candidates = _decode_candidates(engines, settings, request.avoid, running_limit(request.priority, settings))
+    if not (request.crowds or request.avoid):  # who has failed elsewhere has waited enough
+        candidates = uncrowded(candidates, request.context_tokens, settings.crowding)
     if not candidates:
         return None
     pricing = Pricing(request, settings, model)
@@ -129,6 +133,24 @@ def running_limit(priority: int, settings: Settings) -> int:
     """
     most = settings.max_running_per_engine
     return most if priority >= 0 else max(1, int(most * (1 - KEPT_FREE)))
+
+
+def uncrowded(engines: list[EngineView], context_tokens: int, limit: Crowding | None) -> list[EngineView]:
+    """Those whose streams keep to their objective with one more of that context. What an engine of another role may
+    have is not a matter of its streams alone.
+    """
+    if limit is None:
+        return engines
+    stream, token = limit.stream_seconds, limit.token_seconds
+    # As limit.allows() for each with one more: a call costs as much as all the rest.
+    room = limit.room_seconds - stream - context_tokens * token
+    return [
+        engine
+        for engine in engines
+        if (running := engine.running) * stream + engine.context_tokens * token <= room
+        or not running
+        or engine.role is not _DECODE
+    ]
 
 
 def _decode_candidates(

@@ -40,10 +40,19 @@ def give_way(
     than it may have, as other routers send some too, is passed over: the end of one stream makes no room there.
     """
     room = {
-        engine.name: settings.max_running_per_engine - engine.running + ending.get(engine.name, 0)
+        engine.name: _places(engine, settings) + ending.get(engine.name, 0)
         for engine in engines
         if engine.usable and not (settings.disaggregated and engine.role is Role.PREFILL)
     }
     missing = wanted - sum(max(0, free) for free in room.values())
     able = [place for place, guest in enumerate(guests) if room.get(guest.engine, -1) >= 0]
     return nsmallest(missing, able, key=lambda place: (guests[place].priority, guests[place].computed_tokens, place))
+
+
+def _places(engine: EngineView, settings: Settings) -> int:
+    """Requests that an engine can take besides what it has; none where its streams are as many as its steps allow."""
+    places = settings.max_running_per_engine - engine.running
+    limit = settings.crowding
+    if limit is None or engine.role is not Role.DECODE or limit.allows(engine.running + 1, engine.context_tokens):
+        return places
+    return min(places, 0)

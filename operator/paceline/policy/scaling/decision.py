@@ -84,6 +84,8 @@ class Seen(Value, frozen=True, kw_only=True):
     """Engines that prefill would keep busy all the time."""
     backlog_seconds: NotNegative = 0.0
     """Prefill work that waits."""
+    held: Count = 0
+    """Requests that wait for a place among the streams of a decode engine."""
     attainment: Share | None = None
     correction: NotNegative = 1.0
     """Factor on the prefill load that was learned from what was attained."""

@@ -85,6 +85,7 @@ def _seen(sizing: Sizing, traffic: Traffic, correction: float) -> Seen:
         output_mean=traffic.outputs.mean,
         prefill_load=traffic.prefill_load,
         backlog_seconds=observation.queued_seconds + waiting,
+        held=observation.queued_decode,
         attainment=observation.attainment.both if observation.attainment is not None else None,
         correction=correction,
     )

@@ -38,6 +38,12 @@ TTFT_MISSES: Final = 0.7
 """Share of the planned misses that prefill gets; decode gets the rest. They are missed by different
 requests, and waiting comes in bursts while the ITL of a batch is much the same for all.
 """
+DECODE_WAITS: Final = 2.0
+"""Requests that may find too many streams, for each planned miss, where the router lets them wait for a place among
+those: most are in time all the same, and nobody else is slowed down.
+"""
+LEAST_DECODED: Final = 0.5
+"""Share of the requests that decode is planned for at least, however low the target is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +83,10 @@ def ttft_target(settings: ScalingSettings, misses: float = PLANNED_MISSES) -> fl
     return 1 - TTFT_MISSES * misses * (1 - settings.target)
 
 
-def itl_target(settings: ScalingSettings, misses: float = PLANNED_MISSES) -> float:
-    """The same for decode."""
-    return 1 - (1 - TTFT_MISSES) * misses * (1 - settings.target)
+def decode_target(settings: ScalingSettings, misses: float = PLANNED_MISSES) -> float:
+    """The share of requests whose ITL decode is planned for, if each got its place among the streams at once."""
+    share = DECODE_WAITS if settings.hold_for_itl else 1 - TTFT_MISSES
+    return max(LEAST_DECODED, 1 - share * misses * (1 - settings.target))
 
 
 def offered_load(arrivals: Sequence[Arrival], seconds: float) -> float:

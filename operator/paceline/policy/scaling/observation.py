@@ -150,8 +150,10 @@ class Observation(Value, frozen=True, kw_only=True):
     """Every pod that exists, draining ones too: they hold accelerators."""
     queued_requests: Count = 0
     """Requests that wait in the router for no engine in particular."""
+    queued_decode: Count = 0
+    """Of those, the ones that wait for a place among the streams of a decode engine."""
     queued_seconds: NotNegative = 0.0
-    """Prefill work of those, through the engine model."""
+    """Prefill work of the others, through the engine model."""
     measured: Measured = Measured()
     attainment: Attainment | None = None
     """None: not known."""
@@ -160,9 +162,11 @@ class Observation(Value, frozen=True, kw_only=True):
 
     @property
     def undecoded(self) -> int:
-        """Requests that have come and do not decode yet: those that wait, and those whose prompt is being computed."""
+        """Requests that have come and do not decode for want of their prompt: those that wait for it to be computed,
+        and those for which it is.
+        """
         inside = sum(engine.waiting + (engine.running if engine.role is Role.PREFILL else 0) for engine in self.engines)
-        return self.queued_requests + inside
+        return max(0, self.queued_requests - self.queued_decode) + inside
 
 
 class Counts(Value, frozen=True, kw_only=True):
@@ -192,7 +196,7 @@ class Want(Value, frozen=True, kw_only=True):
     """For the time that a start takes."""
     ready: Counts
     undecoded: Count = 0
-    """Requests that had come and did not decode yet."""
+    """Requests that had come and did not decode for want of their prompt."""
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):

@@ -63,6 +63,8 @@ class ScalingSettings:
     kv_usage: float = 0.9
     start_deadline_seconds: float = 1800.0
     """A pod that is not ready after this counts as absent."""
+    hold_for_itl: bool = True
+    """Whether the router lets requests wait while one more stream would make every decode engine miss the ITL."""
     idle_seconds: float | None = None
     """Stop all engines after this long without a request. None: never."""
     late_age_bound_seconds: float = 60.0

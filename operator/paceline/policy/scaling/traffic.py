@@ -28,7 +28,7 @@ from paceline.policy.scaling.needs import (
     Need,
     decode_limits,
     decode_needs,
-    itl_target,
+    decode_target,
     no_prefill,
     offered_load,
     prefill_need,
@@ -235,7 +235,7 @@ def near_needs(
         decode_limits(settings, models.decode),
         models.decode,
         edges=(begin, traffic.end),
-        target=itl_target(settings, traffic.misses),
+        target=decode_target(settings, traffic.misses),
     )[0]
     lasting = max(math.ceil(traffic.running), min(decode.engines, traffic.believed))
     return {
@@ -247,11 +247,18 @@ def near_needs(
 def _running(
     observation: Observation, state: PolicyState, settings: ScalingSettings, models: EngineModels
 ) -> tuple[float, int, int]:
-    """Decode engines for what runs, evenly shared and not, and for what will run in :data:`GROWTH_SECONDS`."""
+    """Decode engines for what runs, evenly shared and not, and for what will run in :data:`GROWTH_SECONDS`.
+
+    What waits for a place among the streams would run if there were more engines: up to as many as run.
+    """
     limits = decode_limits(settings, models.decode)
     busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
     context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
     sequences = sum(engine.running for engine in busy)
+    held = min(observation.queued_decode, sequences)
+    if held:
+        context += held * context / sequences
+        sequences += held
     more = 1 + _growth(observation, state) / sequences if sequences else 1.0
     present = running_need(sequences, context, limits, models.decode)
     soon = running_need(round(sequences * more), context * more, limits, models.decode)
@@ -302,7 +309,7 @@ def far_needs(
         decode_limits(settings, models.decode),
         models.decode,
         edges=edges,
-        target=itl_target(settings, traffic.misses),
+        target=decode_target(settings, traffic.misses),
     )
     most = traffic.believed * max(1.0, traffic.outlook.decode_far) * margin
     decode = [need if need.engines <= most else replace(need, engines=math.ceil(most)) for need in decode]

@@ -85,6 +85,9 @@ def _seen(why: Explanation) -> list[str]:
     ]
     if seen.backlog_seconds >= 1:
         lines.append(f"{seen.backlog_seconds:.0f} s of prefill work wait.")
+    if seen.held:
+        wait = "request waits" if seen.held == 1 else "requests wait"
+        lines.append(f"{seen.held} {wait} for a place among the streams of the decode engines.")
     if seen.attainment is not None:
         lines.append(f"Of the latest requests {seen.attainment:.1%} met the objective.")
     if seen.correction >= 1.05:

@@ -75,7 +75,8 @@ class PlannerPolicy:
             ),
             engines=tuple(_load(pod, cluster, self._hit_rate()) for pod in cluster.pods.values()),
             queued_requests=len(cluster.router.line),
-            queued_seconds=cluster.router.line.seconds,
+            queued_decode=cluster.router.held,
+            queued_seconds=0.0 if cluster.router.held else cluster.router.line.seconds,
             measured=_measured(cluster),
             attainment=_attainment([one.attained for one in self._window]),
         )
@@ -105,6 +106,7 @@ def default_scaling(settings: SimSettings) -> ScalingSettings:
         flexible=settings.flexible,
         gpu_budget=settings.gpu_budget,
         start_deadline_seconds=settings.pods.start_deadline_seconds,
+        hold_for_itl=settings.router.hold_for_itl,
         late_age_bound_seconds=age_bound_seconds(settings.router.age_bound_seconds, settings.router.max_queue_seconds),
     )
 
