@@ -13,12 +13,14 @@ from paceline.policy.scaling.needs import PLANNED_MISSES
 from paceline.policy.scaling.observation import Account, Attainment, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.overdraft import (
+    CHANCE_REQUESTS,
     LEAST_PLANNED,
     MOST_DEBT_SECONDS,
     MOST_PLANNED,
     MOST_SECONDS,
     indebted,
     planned_misses,
+    planned_share,
     settle,
 )
 from paceline.policy.scaling.traffic import Traffic, measure
@@ -27,7 +29,8 @@ from tests.policy.scaling.scenes import MODELS, observation, settings
 SECONDS = st.floats(-MOST_SECONDS, MOST_SECONDS)
 PLANNED = PLANNED_MISSES * (1 - settings().target)
 """Share of the requests that is planned to miss."""
-RATE = 5.0
+RATE = 3.0
+"""Low enough that chance is left all there is for it."""
 A_SECOND = PLANNED * RATE
 """Requests that are planned to miss at that rate."""
 
@@ -78,7 +81,8 @@ def test_missing_just_what_is_planned_leaves_it_as_it_is() -> None:
 def test_what_was_missed_at_a_low_rate_is_soon_made_good_at_a_high_one() -> None:
     before = overdrawn(100.0)
     result = settled(before, attained(1.0), seen=traffic(10 * RATE))
-    assert result.overdrawn == pytest.approx(before.overdrawn - 15.0 * 10 * A_SECOND, abs=10 * A_SECOND)
+    at_once = 10 * A_SECOND * planned_share(round(300 * 10 * RATE)) / PLANNED_MISSES
+    assert result.overdrawn == pytest.approx(before.overdrawn - 15.0 * at_once, abs=at_once)
     assert planned_misses(result) > planned_misses(before)
 
 
@@ -141,3 +145,19 @@ def test_the_further_it_is_overdrawn_the_fewer_misses_are_planned_for(one: float
     less, more = sorted((one, other))
     assert LEAST_PLANNED <= planned_misses(overdrawn(more)) <= planned_misses(overdrawn(less)) <= MOST_PLANNED
     assert planned_misses(Account()) == PLANNED_MISSES
+
+
+@given(st.integers(0, 10**7), st.integers(0, 10**7))
+def test_the_more_requests_there_are_the_less_is_left_to_chance(one: int, other: int) -> None:
+    few, many = sorted((one, other))
+    assert PLANNED_MISSES <= planned_share(few) <= planned_share(many) < 1
+
+
+def test_of_four_times_as_many_requests_chance_takes_half_the_share() -> None:
+    assert planned_share(CHANCE_REQUESTS // 2) == planned_share(CHANCE_REQUESTS) == PLANNED_MISSES
+    assert 1 - planned_share(4 * CHANCE_REQUESTS) == pytest.approx((1 - PLANNED_MISSES) / 2)
+
+
+def test_a_large_load_is_planned_to_miss_more_of_what_it_may() -> None:
+    small, large = (settled(Account(), attained(1 - PLANNED), seen=traffic(rate)) for rate in (RATE, 30 * RATE))
+    assert planned_misses(large) > planned_misses(small)

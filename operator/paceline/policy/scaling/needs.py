@@ -33,7 +33,9 @@ from paceline.policy.scaling.prefill_sizing import (
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 
 PLANNED_MISSES: Final = 0.8
-"""Share of the allowed misses that is planned with; the rest is for what no plan sees: late pods, the first burst."""
+"""Share of the allowed misses that is planned with; the rest is for what no plan sees: late pods, the first burst, and
+chance, which takes less where there are many requests (:mod:`~paceline.policy.scaling.overdraft`).
+"""
 TTFT_MISSES: Final = 0.7
 """Share of the planned misses that prefill gets; decode gets the rest. They are missed by different
 requests, and waiting comes in bursts while the ITL of a batch is much the same for all.

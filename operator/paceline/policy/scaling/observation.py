@@ -219,6 +219,8 @@ class SeasonSlot(Value, frozen=True, kw_only=True):
 class Account(Value, frozen=True, kw_only=True):
     """Misses beyond those that are planned for, in requests: see :mod:`~paceline.policy.scaling.overdraft`."""
 
+    share: Share | None = None
+    """Of the allowed misses, that is planned for when nothing is overdrawn; None: never settled."""
     planned: NotNegative = 0.0
     """Misses a second that were planned for when it was last settled."""
     overdrawn: float = 0.0

@@ -2,9 +2,10 @@
 
 The objective is a share of the requests over time. A change that comes faster than pods start costs requests, whatever
 is decided, and a fleet of few engines misses less than it may because there is no half engine. So planned misses are
-paid in, misses that happen are taken out. While the account is overdrawn fewer than usual are planned for, as many as
-make it good within :data:`PAYBACK_SECONDS`. While there is a balance more are, so that a burst is not served as if it
-went on for ever.
+paid in, misses that happen are taken out. Those are the allowed ones less a part for chance, which takes a share that
+falls with √n of n requests. While the account is overdrawn fewer than usual are planned for, as many as make it good
+within :data:`PAYBACK_SECONDS`. While there is a balance more are, so that a burst is not served as if it went on for
+ever.
 
 It is kept in requests, as the objective counts them: what was missed at a tenth of the load is soon made good. What
 that means for a plan is how long it takes until the present load may have missed as many.
@@ -25,17 +26,19 @@ from paceline.policy.scaling.observation import Account, Attainment
 from paceline.policy.scaling.settings import ScalingSettings
 from paceline.policy.scaling.traffic import Traffic
 
-PAYBACK_SECONDS: Final = 900.0
+PAYBACK_SECONDS: Final = 1400.0
 MOST_SECONDS: Final = 900.0
 """Of planned misses, on either side of the account: older ones are forgotten."""
 MOST_DEBT_SECONDS: Final = 3600.0
 """Of planned misses, that engines are held for."""
 JUMP_MEMORY_SECONDS: Final = 3600.0
 """Within which a jump's cost fades to a third: as long as its size is remembered."""
+CHANCE_REQUESTS: Final = 1000
+"""In the demand window: with so many, or fewer, chance is left as much as :data:`PLANNED_MISSES` says."""
 LEAST_PLANNED: Final = 0.2
 """Share of the allowed misses that is always planned with: to miss nothing has no finite price."""
 MOST_PLANNED: Final = 1.6
-"""The same with the largest balance: twice what is planned for without one."""
+"""The same with the largest balance."""
 LEAST_REQUESTS: Final = 50
 """Fewer say nothing."""
 
@@ -50,7 +53,8 @@ def settle(
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.requests:
         return account
     feasible, arrivals = traffic.feasible, len(traffic.requests) / traffic.seconds
-    planned = PLANNED_MISSES * (1 - settings.target) * feasible * arrivals
+    share = planned_share(len(traffic.requests))
+    planned = share * (1 - settings.target) * feasible * arrivals
     if planned <= 0:
         return account
     passed = min(max(traffic.end - since, 0.0), traffic.seconds)
@@ -58,6 +62,7 @@ def settle(
     most = MOST_SECONDS * planned
     rise = min(max(0.0, account.rise + more), most)
     return Account(
+        share=share,
         planned=planned,
         overdrawn=min(max(-most, account.overdrawn + more), most),
         debt=min(max(-most, account.debt + more), MOST_DEBT_SECONDS * planned),
@@ -69,7 +74,13 @@ def settle(
 def planned_misses(account: Account) -> float:
     """Share of the allowed misses to plan with."""
     seconds = account.overdrawn / account.planned if account.planned > 0 else 0.0
-    return min(max(LEAST_PLANNED, PLANNED_MISSES * (1 - seconds / PAYBACK_SECONDS)), MOST_PLANNED)
+    share = PLANNED_MISSES if account.share is None else account.share
+    return min(max(LEAST_PLANNED, share * (1 - seconds / PAYBACK_SECONDS)), MOST_PLANNED)
+
+
+def planned_share(requests: int) -> float:
+    """Of the allowed misses, that is planned for with so many requests in the demand window and nothing overdrawn."""
+    return 1 - (1 - PLANNED_MISSES) * math.sqrt(min(1.0, CHANCE_REQUESTS / max(1, requests)))
 
 
 def indebted(account: Account) -> bool:
