@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from paceline.api.wire import Late, Role
 from paceline.policy.overload import Refusals, Verdict
@@ -28,6 +28,7 @@ from paceline.simulator.engine import SimEngine
 from paceline.simulator.events import EventLoop
 from paceline.simulator.heaps import LazyHeap
 from paceline.simulator.line import Line
+from paceline.simulator.owner import Observer
 from paceline.simulator.prices import Prices, Quote
 from paceline.simulator.request import Outcome, SimRequest
 from paceline.simulator.station import Station
@@ -61,22 +62,6 @@ class RouterSettings:
     """Prompts up to this long are computed by their decode engine."""
     hold_for_itl: bool = True
     """Whether requests wait while one more stream would make every decode engine miss the ITL."""
-
-
-class Observer(Protocol):
-    """Who keeps the score."""
-
-    def arrived(self, request: SimRequest, uncached: int) -> None:
-        """A request came, ``uncached`` tokens of which the engine it was placed on does not hold."""
-        ...
-
-    def begun(self, request: SimRequest, at: float) -> None:
-        """A request is about to get its first token: within one decode step."""
-        ...
-
-    def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
-        """A request is completed or refused."""
-        ...
 
 
 def _ignore(engine: SimEngine) -> None:

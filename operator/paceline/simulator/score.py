@@ -137,18 +137,18 @@ class Score:
         return self.arrivals - self.completed - self.rejected
 
     def arrived(self, request: SimRequest, uncached: int) -> None:
-        """See :class:`paceline.simulator.router.Observer`."""
+        """See :class:`paceline.simulator.owner.Observer`."""
         self.arrivals += 1
         self.prompt_tokens += request.prompt
         self.uncached_tokens += uncached
         self.journal.arrived(uncached, request.prompt - uncached)
 
     def begun(self, request: SimRequest, at: float) -> None:
-        """See :class:`paceline.simulator.router.Observer`."""
+        """See :class:`paceline.simulator.owner.Observer`."""
         self.journal.begun(ttft=at - request.arrived <= self._objective.ttft_seconds)
 
     def ended(self, request: SimRequest, outcome: Outcome, at: float) -> None:
-        """See :class:`paceline.simulator.router.Observer`."""
+        """See :class:`paceline.simulator.owner.Observer`."""
         number = request.number
         self._outcome[number] = outcome
         if outcome is Outcome.REJECTED:
