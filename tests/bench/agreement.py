@@ -62,6 +62,8 @@ class Case:
     speed: float = 1.0
     """How many times as fast the HTTP side runs. Its times are reported in the engines' own time."""
     ttft_seconds: float = 2.0
+    itl_seconds: float = 0.025
+    """Above it decode engines get no more streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def simulated(case: Case) -> Side:
     settings = SimSettings(
         profile=get_profile(case.profile),
         gpus_per_engine=1,
-        router=RouterSettings(ttft_seconds=case.ttft_seconds),
+        router=RouterSettings(ttft_seconds=case.ttft_seconds, itl_seconds=case.itl_seconds),
         bounds={role: (count, count) for role, count in counts.items()},
         gpu_budget=case.prefill + case.decode,
     )
@@ -106,6 +108,7 @@ def measured(case: Case, folder: Path) -> Measured:
         decode=case.decode,
         profile=case.profile,
         speed=case.speed,
+        itl_milliseconds=round(1000 * case.itl_seconds),
         kv_events=any(request.blocks for request in case.trace.requests),
     ) as stack:
         results = asyncio.run(_replay(case, stack))

@@ -98,11 +98,13 @@ def running_stack(
     output_health: wire.OutputHealth | None = None,
     max_running_per_engine: int = 256,
     hedging: wire.Hedging | None = None,
+    itl_milliseconds: int = ITL_MILLISECONDS,
 ) -> Iterator[Stack]:
     """Start ``prefill + decode`` emulators and a router; logs go to ``folder``. All are stopped on exit.
 
     ``kv_events``: whether engines tell the router what they hold; ``tokenizer`` and ``cache_percent``: its settings.
     ``faults``: whether engines can be told to misbehave. ``hedging``: when a second one is asked.
+    ``itl_milliseconds``: the objective, in the engines' time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     roles = [wire.Role.PREFILL] * prefill + [wire.Role.DECODE] * decode
@@ -138,7 +140,7 @@ def running_stack(
             deployment="bench", namespace="default", served_names=(SERVED_NAME,),
             # In time of this machine: engines that run twice as fast are to be twice as quick.
             objective=wire.Objective(
-                ttft_milliseconds=round(TTFT_MILLISECONDS / speed), itl_milliseconds=round(ITL_MILLISECONDS / speed)
+                ttft_milliseconds=round(TTFT_MILLISECONDS / speed), itl_milliseconds=round(itl_milliseconds / speed)
             ),
             admission=wire.Admission(
                 max_queue_seconds=max(1, round(MAX_QUEUE_SECONDS / speed)), late=late,

@@ -284,12 +284,22 @@ class TestSpeed:
     async def test_the_streams_of_other_routers_are_expected_to_make_steps_longer(self) -> None:
         gate = bench()
         place = await gate.gate.place(Ask(VIEW))
-        place.decode.reported = Reported(requests=10, kv_usage=0.0, own=0)
+        place.decode.reported = Reported(requests=11, kv_usage=0.0, own=1)
         place.decode.changed()
         view = place.decode.view(gate.gate.now())
         gate.gate.seats.streamed(place.decode, MODEL.step_seconds(view.running, view.context_tokens) / 2)
         assert gate.gate.seats.step_share == pytest.approx(0.99)
         await end(gate, place)
+
+    async def test_those_whose_prompt_is_computed_elsewhere_are_not_expected_to_make_steps_longer(self) -> None:
+        gate = bench()
+        streams = await crowd(gate)
+        engine = gate.fleet.engines["d"]
+        engine.reported = Reported(requests=1, kv_usage=0.0, own=FITTING)
+        engine.changed()
+        gate.gate.seats.streamed(engine, MODEL.step_seconds(1, VIEW.context_tokens))
+        assert gate.gate.seats.step_share == pytest.approx(1.0, abs=1e-4)
+        await end(gate, *streams)
 
     @pytest.mark.parametrize("gap", [None, 0.001])
     async def test_streams_without_gaps_and_those_of_engines_with_prompts_show_nothing(self, gap: float | None) -> None:

@@ -61,8 +61,11 @@ class Seats:
         """A stream that still counts as running there ended well; None where it had fewer than two tokens."""
         if itl_seconds is None or self.settings.crowding is None or engine.endpoint.role is not wire.Role.DECODE:
             return
-        view = engine.view(self._owner.now())
-        self._speed.ended(itl_seconds, self._model.step_seconds(view.running, view.context_tokens))
+        view, there = engine.view(self._owner.now()), engine.reported.requests
+        # Those whose prompt is being computed elsewhere have their place already, and make no step longer yet.
+        decoding = min(1.0, there / view.running) if there and view.running else 1.0
+        streams, context = round(decoding * view.running), round(decoding * view.context_tokens)
+        self._speed.ended(itl_seconds, self._model.step_seconds(streams, context))
         share = self._speed.value
         if abs(share - self._share) > NOTED * self._share:
             self._share = share
