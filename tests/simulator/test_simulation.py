@@ -86,6 +86,17 @@ def test_a_short_prompt_is_computed_by_its_decode_engine() -> None:
     assert run.score.ttft[0] == pytest.approx(PROFILE.prefill_seconds(150))
 
 
+def test_many_short_prompts_do_not_make_streams_miss_their_objective() -> None:
+    # Each is done sooner by its decode engine than its blocks could be fetched; 250 a second are half of its time.
+    load = Workload(trace_of(*(TraceRequest(number / 250, 60, 30) for number in range(15_000))))
+    router = replace(settings().router, local_prefill_tokens=100, itl_seconds=0.025)
+    run = Simulation(load, StaticPolicy(3, 1), settings(router=router)).run()
+    assert np.mean(np.asarray(run.score.itl) <= 0.025) > 0.98
+    none = replace(router, itl_seconds=1000.0, hold_for_itl=False)
+    unpaced = Simulation(load, StaticPolicy(3, 1), settings(router=none)).run()
+    assert np.mean(np.asarray(unpaced.score.itl) <= 0.025) < 0.5, "else the test shows nothing"
+
+
 def test_a_prompt_that_no_engine_can_hold_is_refused() -> None:
     run = Simulation(
         Workload(trace_of(TraceRequest(0.0, PROFILE.kv_capacity_tokens, 1), TraceRequest(1.0, 10, 1))),

@@ -184,7 +184,10 @@ class SimRouter:
         decoder = self._decode.least()
         if decoder is None or decoder.engine.role is Role.BOTH or not self._has_room(decoder, request):
             return None
-        return None if self._helpers and self._streams.too_many(request.prompt) else decoder
+        if not self._helpers:
+            return decoder
+        elsewhere = decoder.later_than(self._prefill.least(), request.prompt, self._loop.now)
+        return None if elsewhere or self._streams.too_many(request.prompt) else decoder
 
     def _has_room_for_one(self) -> bool:
         """Whether one engine has room for another prompt, and one, by its steps, for another stream."""
@@ -261,6 +264,7 @@ class SimRouter:
         request.local = True
         request.done = request.cached = 0
         request.left = request.prompt
+        station.owe(request.prompt, self._loop.now, itl_seconds=self._settings.itl_seconds)
         self._assign(request, station)
         station.engine.give(request)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paceline.api.wire import Role
 from paceline.policy.routing.backlog import Backlog
+from paceline.policy.routing.pacing import owed_until
 from paceline.simulator.engine import SimEngine
 
 
@@ -18,7 +19,9 @@ class Station:
         self.backlog = Backlog()
         """Prompts that it was given and has not computed."""
         self.rests_until = 0.0
-        """While it has streams of its former role: when it may compute a prompt again."""
+        """When its streams have had the steps without prompts that they are owed: those of its former role, or those
+        that it has as a decode engine.
+        """
         self.assigned = 0
         """Sequences that it decodes or will decode."""
         self.assigned_tokens = 0
@@ -28,3 +31,23 @@ class Station:
     def mixed(self) -> bool:
         """Whether it finishes streams of its former role while it computes prompts."""
         return self.assigned > 0 and self.engine.role is Role.PREFILL
+
+    def owe(self, prompt_tokens: int, now: float, *, itl_seconds: float) -> None:
+        """Note that the streams of a decode engine wait for a prompt that it computes itself."""
+        if self.assigned and self.engine.role is Role.DECODE:
+            profile = self.engine.profile
+            self.rests_until = owed_until(
+                now,
+                self.rests_until,
+                profile.prefill_work(prompt_tokens, 0),
+                step_seconds=profile.step_seconds(self.assigned, self.assigned_tokens),
+                itl_seconds=itl_seconds,
+            )
+
+    def later_than(self, helper: Station | None, prompt_tokens: int, now: float) -> bool:
+        """Whether a prompt would come from ``helper`` while the streams here are still owed steps."""
+        if self.rests_until <= now or helper is None:
+            return False
+        profile = helper.engine.profile
+        elsewhere = profile.prefill_seconds(prompt_tokens) + profile.transfer_seconds(prompt_tokens)
+        return self.rests_until - now > helper.backlog.left(now) + elsewhere

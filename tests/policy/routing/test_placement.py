@@ -205,6 +205,38 @@ def test_why_a_prompt_is_computed_where_it_is(
     assert place(request_, *engines, settings=settings).reason is reason
 
 
+class TestOwed:
+    """Streams of a decode engine that are owed steps without prompts."""
+
+    SHORT = RequestView(prompt_tokens=100)
+    REMOTE = MODEL.prefill_seconds(100) + MODEL.transfer_seconds(100)
+
+    def test_a_prefill_engine_that_is_done_sooner_computes_a_short_prompt(self) -> None:
+        helper = engine("p", Role.PREFILL)
+        just = place(self.SHORT, engine("d", owed_seconds=self.REMOTE - 1e-6), helper)
+        assert (just.prefill, just.reason) == (None, Prefill.SHORT)
+        assert place(self.SHORT, engine("d", owed_seconds=self.REMOTE + 1e-6), helper).prefill is helper
+
+    def test_a_prefill_engine_with_a_backlog_does_not(self) -> None:
+        helper = engine("p", Role.PREFILL, prefill_backlog_seconds=1.0)
+        assert place(self.SHORT, engine("d", owed_seconds=0.9), helper).reason is Prefill.SHORT
+
+    def test_a_long_prompt_that_the_decode_engine_holds_is_not_computed_again_elsewhere(self) -> None:
+        held = RequestView(prompt_tokens=50_000, match={"d": 49_950})
+        assert place(held, engine("d", owed_seconds=1.0), engine("p", Role.PREFILL)).reason is Prefill.SHORT
+
+    def test_without_another_engine_for_it_there_is_no_choice(self) -> None:
+        other = engine("p", Role.PREFILL, revision="2")
+        assert place(self.SHORT, engine("d", owed_seconds=1.0), other).reason is Prefill.SHORT
+
+    @pytest.mark.parametrize("names", ["ab", "ba"])
+    def test_an_engine_whose_streams_are_owed_nothing_is_cheaper(self, names: str) -> None:
+        owing, free = (engine(name, owed_seconds=owed) for name, owed in zip(names, (1.0, 0.0), strict=True))
+        helper = engine("p", Role.PREFILL, prefill_backlog_seconds=0.05)
+        placement = place(self.SHORT, *sorted((owing, free), key=lambda one: one.name), helper)
+        assert (placement.decode, placement.reason) == (free, Prefill.SHORT)
+
+
 def test_an_engine_of_both_roles_with_a_backlog_lets_another_prefill() -> None:
     busy = engine("busy", Role.BOTH, prefill_backlog_seconds=5.0)
     full = engine("full", Role.BOTH, running=8)

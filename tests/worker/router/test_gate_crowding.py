@@ -35,9 +35,9 @@ AGE_BOUND: Final = 45
 HOPELESS: Final = RequestView(prompt_tokens=10, ttft_seconds=0.001)
 
 
-def bench(model: EngineModel = MODEL, **changed: object) -> Bench:
+def bench(model: EngineModel = MODEL, prefill: tuple[str, ...] = ("p",), **changed: object) -> Bench:
     made = Bench(model=model, max_running_per_engine=100, **changed)  # type: ignore[arg-type]
-    made.engines("d", prefill=("p",))
+    made.engines("d", prefill=prefill)
     return made
 
 
@@ -219,7 +219,7 @@ async def test_batch_work_gives_way_to_who_waits_for_a_place_among_streams() -> 
     ids=["off", "in order of arrival", "hardware unknown", "hardware unknown, and fast"],
 )
 async def test_nobody_is_held(model: EngineModel, changed: dict[str, object]) -> None:
-    gate = bench(model, **changed)
+    gate = bench(model, prefill=(), **changed)  # so that nobody waits for one either
     streams = [await gate.gate.place(Ask(VIEW)) for _ in range(100)]
     assert gate.fleet.engines["d"].running == 100
     await end(gate, *streams)

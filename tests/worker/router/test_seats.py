@@ -6,6 +6,9 @@ import asyncio
 
 from paceline.api import wire
 from paceline.policy.routing.cost import RequestView
+from paceline.policy.routing.pacing import MOST_OWED_SECONDS
+from paceline.policy.routing.placement import Prefill
+from paceline.policy.scaling.profiles import get_profile
 from paceline_worker.router.places import Place
 from tests.worker.router.gates import Ask, Bench
 
@@ -105,4 +108,38 @@ async def test_a_prompt_that_will_be_late_waits_for_an_engine_without_streams() 
     places.append(await waits)
     assert places[1].prefill is places[0].prefill
     for place in (*places, stream):
+        place.release()
+
+
+SHORT = RequestView(prompt_tokens=60)
+
+
+async def test_streams_are_owed_steps_after_short_prompts_and_others_compute_them_meanwhile() -> None:
+    bench = Bench(model=get_profile("qwen3-32b-h200-tp2"), max_running_per_engine=100)
+    bench.engines("d", prefill=("p",))
+    places = [await bench.gate.place(Ask(SHORT))]
+    assert bench.fleet.engines["d"].rests_until == 0.0, "there was no stream that had to wait for it"
+    while (last := await bench.gate.place(Ask(SHORT))).prefill is None:
+        places.append(last)
+        assert len(places) < 50
+    assert len(places) > 2, "one does no harm"
+    loop, later = asyncio.get_running_loop(), MOST_OWED_SECONDS
+    bench.gate.now = lambda: loop.time() + later  # type: ignore[method-assign]
+    again = await bench.gate.place(Ask(SHORT))
+    assert again.placement.reason is Prefill.SHORT
+    for place in (*places, last, again):
+        place.release()
+
+
+async def test_streams_of_an_engine_that_changes_its_role_are_owed_no_more_for_short_prompts_than_for_others() -> None:
+    bench = Bench(max_running_per_engine=100)
+    roles(bench, a=wire.Role.DECODE, b=wire.Role.PREFILL)
+    places = [await bench.gate.place(Ask(SHORT)) for _ in range(2)]
+    engine = bench.fleet.engines["a"]
+    assert engine.view(bench.gate.now()).owed_seconds > 0
+    roles(bench, a=wire.Role.PREFILL, b=wire.Role.DECODE)
+    view = engine.view(bench.gate.now())
+    assert view.owed_seconds == 0
+    assert 0 < view.prefill_backlog_seconds <= MOST_OWED_SECONDS
+    for place in places:
         place.release()

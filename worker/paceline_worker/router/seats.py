@@ -12,7 +12,7 @@ from paceline.policy.routing.cost import RequestView
 from paceline.policy.routing.cost import Settings as PlacementSettings
 from paceline.policy.routing.crowding import StepShare, crowding
 from paceline.policy.routing.fleet import EngineModel, EngineView
-from paceline.policy.routing.pacing import rest_seconds
+from paceline.policy.routing.pacing import owed_until, rest_seconds
 from paceline.policy.routing.placement import Placement, choose, uncrowded
 from paceline.policy.routing.pools import Split
 from paceline_worker.router.fleet import Engine, Fleet, Lease
@@ -89,6 +89,8 @@ class Seats:
         """Account a request to the engines that were chosen for it."""
         engines, now = self._fleet.engines, self._owner.now()
         remote = placement.prefill is not None
+        if not remote:
+            self._owe(engines[placement.decode.name], view, placement.decode)
         decode = Lease(
             engines[placement.decode.name],
             now,
@@ -102,6 +104,20 @@ class Seats:
             prefill = Lease(engines[placement.prefill.name], now, prefilling=1, backlog=backlog)
             self.pace(prefill.engine, backlog, ends=now + backlog)
         return Place(self._owner, placement, decode, prefill)
+
+    def _owe(self, engine: Engine, view: RequestView, seen: EngineView) -> None:
+        """Note that streams of a decode engine wait for a prompt that it computes itself."""
+        if seen.role is not wire.Role.DECODE or not seen.running:
+            return
+        uncached, now = view.uncached_on(seen), self._owner.now()
+        model = self._model
+        # It joins a step that is made anyway, so only what it adds to one counts.
+        added = model.prefill_seconds(uncached, view.prompt_tokens - uncached) - model.prefill_seconds(1)
+        step = model.step_seconds(seen.running, seen.context_tokens)
+        engine.rests_until = owed_until(
+            now, engine.rests_until, max(0.0, added), step_seconds=step, itl_seconds=self._itl_seconds
+        )
+        engine.changed()
 
     def pace(self, engine: Engine, prompt_seconds: float, *, ends: float) -> None:
         """Give an engine with streams no prompt for a while after one that ``ends`` then."""

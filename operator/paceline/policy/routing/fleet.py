@@ -24,6 +24,8 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of context of those requests."""
     prefill_backlog_seconds: float = 0.0
     """Until it is done with the prefill work that it has, through the engine model."""
+    owed_seconds: float = 0.0
+    """For which its streams are to have steps without short prompts; see :mod:`~paceline.policy.routing.pacing`."""
     prefilling: int = 0
     """Remote prefills of this router there, running or waiting."""
     kv_usage: float = 0.0

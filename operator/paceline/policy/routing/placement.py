@@ -202,12 +202,16 @@ def _prompt_seconds(
 
     def bring(engine: EngineView, held: int) -> float:
         remote = soonest.get(engine.revision)
-        if remote is None or held >= longest_held:
+        if remote is None:
             return pricing.prompt(engine)
         bringing = remote + pricing.transfer(engine)
+        short = held >= longest_held
+        if short and engine.owed_seconds <= bringing:
+            return pricing.prompt(engine)
         if engine.role is not _DECODE:
             return min(bringing, pricing.prompt(engine))
-        known[engine.revision, held] = bringing  # whatever else there is to do there: it goes on meanwhile
+        if not short:  # of a short one it depends on what the streams there are owed
+            known[engine.revision, held] = bringing  # whatever else there is to do there: it goes on meanwhile
         return bringing
 
     holds, find = pricing.holds, known.get
@@ -232,18 +236,21 @@ def _place_prefill(
         return None, Prefill.NOT_DISAGGREGATED, local
     if not request.transferable:
         return None, Prefill.UNSUITED, local
-    if pricing.uncached(decode) <= settings.local_prefill_tokens:
+    short = pricing.uncached(decode) <= settings.local_prefill_tokens
+    if short and not decode.owed_seconds:
         return None, Prefill.SHORT, local
     transfer, revision = pricing.transfer(decode), decode.revision
     able = [place for place, one in enumerate(helpers) if one.revision == revision and one is not decode]
     if not able:
-        return None, Prefill.NO_ENGINE, local
+        return None, Prefill.SHORT if short else Prefill.NO_ENGINE, local
     candidates = [helpers[place] for place in able]
     if decode.node or decode.zone:
         costs = [waits[place] + transfer * distance(helpers[place], decode) for place in able]
     else:
         costs = [waits[place] + transfer for place in able]
     best = _pick(candidates, costs, lambda index: candidates[index].prefill_backlog_seconds, request.prefer, random)
+    if short and decode.owed_seconds <= costs[best]:
+        return None, Prefill.SHORT, local
     if decode.prefills and pricing.prompt(decode) <= costs[best]:
         return None, Prefill.CHEAPER_HERE, local
     helper = candidates[best]
