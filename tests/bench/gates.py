@@ -49,7 +49,7 @@ STEADY: Final = (conversation(1), conversation(2), conversation(4), conversation
 VARYING: Final = (
     shaped("inversion", 2, "prompts a quarter and outputs twelve times as long in every other 10 minutes"),
     shaped("ramp", 1, "rising to five times that within 10 minutes"),
-    servegen_day(0.15),
+    servegen_day(0.5),
 )
 BURSTS: Final = (shaped("bursts", 1, "four times that for 60 s in every 10 minutes"),)
 PARTS: Final[Mapping[str, Sequence[Load]]] = {"steady": STEADY, "varying": VARYING, "bursts": BURSTS}

@@ -98,7 +98,8 @@ def shaped(shape: str, scale: float, about: str) -> Load:
 def servegen_day(rate: float) -> Load:
     """A day of ServeGen's m-small at ``rate`` times its real rates.
 
-    Not compressed into less time: pods would take as long to start as they do, and a burst of ten minutes be over.
+    Not compressed into less time: pods would take as long to start as they do, and a burst of ten minutes be over. At a
+    rate at which fleets have several engines of each role: the least fleet, one of each, nobody can go below.
     """
     return Load(
         "servegen-day",

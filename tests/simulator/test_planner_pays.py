@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 
 from paceline.api.wire import Late, Role
-from paceline.simulator.report import PolicyReport, policy_report
+from paceline.simulator.cluster import Targets
+from paceline.simulator.policies.planner import PlannerPolicy
+from paceline.simulator.report import PolicyReport, attainment, policy_report
 from paceline.simulator.router import RouterSettings
 from paceline.simulator.settings import SimSettings
+from paceline.simulator.simulation import Simulation
 from paceline.simulator.tuning import best_run
 from paceline.simulator.workload import Workload
 from paceline.traces.record import Trace, TraceRequest
@@ -64,3 +67,16 @@ def test_a_limit_on_late_requests_refuses_nobody_for_the_time_that_engines_take_
     assert limited.rejected == 0
     assert limited.attainment >= reports["planner"].attainment
     assert limited.meets_gate
+
+
+def test_requests_that_a_jump_of_the_load_made_routers_refuse_take_no_engines_from_the_others() -> None:
+    rng, at, requests = random.Random(0), 0.0, []
+    while (at := at + rng.expovariate(5.0 if at < 300 else 60.0)) < 900:
+        requests.append(TraceRequest(at, 4000, rng.randint(20, 100)))
+    load, scene = Workload(Trace("jump", tuple(requests))), chosen(Late.LIMIT)
+    scene = replace(scene, bounds={Role.PREFILL: (1, 24), Role.DECODE: (1, 24)}, gpu_budget=96)
+    run = Simulation(load, PlannerPolicy(Targets(2, 1), scene), scene).run()
+    assert run.score.rejected > 1000, "else the test shows nothing"
+    five_minutes_later = load.arrivals >= 600
+    assert attainment(run).both[five_minutes_later].mean() > 0.95
+    assert run.samples[-1].decode.ready < 5, "answers are short: two engines are enough for them"

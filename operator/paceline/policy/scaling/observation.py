@@ -161,12 +161,10 @@ class Observation(Value, frozen=True, kw_only=True):
     """Why arrivals and loads can't be trusted; None when they can. The planner then holds what is there."""
 
     @property
-    def undecoded(self) -> int:
-        """Requests that have come and do not decode for want of their prompt: those that wait for it to be computed,
-        and those for which it is.
-        """
-        inside = sum(engine.waiting + (engine.running if engine.role is Role.PREFILL else 0) for engine in self.engines)
-        return max(0, self.queued_requests - self.queued_decode) + inside
+    def decoding(self) -> int:
+        """Sequences that decode, and those that wait for a place among them: up to as many as there are."""
+        running = sum(engine.running for engine in self.engines if engine.role is not Role.PREFILL)
+        return running + min(self.queued_decode, running)
 
 
 class Counts(Value, frozen=True, kw_only=True):
@@ -195,8 +193,8 @@ class Want(Value, frozen=True, kw_only=True):
     far: Counts
     """For the time that a start takes."""
     ready: Counts
-    undecoded: Count = 0
-    """Requests that had come and did not decode for want of their prompt."""
+    decoding: Count | None = None
+    """Sequences that decoded, with those that waited for a place among them; None: not noted."""
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):

@@ -142,7 +142,7 @@ def _sizing(
         near=as_counts(near_lasting),
         far=as_counts(allowed),
         ready=ready_counts(pools),
-        undecoded=observation.undecoded,
+        decoding=observation.decoding,
     )
     return Sizing(
         observation=observation,

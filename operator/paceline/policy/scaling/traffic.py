@@ -254,11 +254,9 @@ def _running(
     limits = decode_limits(settings, models.decode)
     busy = [engine for engine in observation.engines if engine.role is not Role.PREFILL]
     context = math.fsum(engine.kv_usage for engine in busy) * models.decode.kv_capacity_tokens
-    sequences = sum(engine.running for engine in busy)
-    held = min(observation.queued_decode, sequences)
-    if held:
-        context += held * context / sequences
-        sequences += held
+    running, sequences = sum(engine.running for engine in busy), observation.decoding
+    if running:
+        context *= sequences / running
     more = 1 + _growth(observation, state) / sequences if sequences else 1.0
     present = running_need(sequences, context, limits, models.decode)
     soon = running_need(round(sequences * more), context * more, limits, models.decode)
@@ -273,16 +271,18 @@ def _uneven(engines: float, sequences: int) -> float:
 def _growth(observation: Observation, state: PolicyState) -> float:
     """Requests by which those that run will have grown in :data:`GROWTH_SECONDS`, if it goes on as it does.
 
-    When answers become longer, those that ended tell it last: they are the short ones. That fewer end than arrive tells
-    it at once, less those that only wait for their prompt: a queue says nothing about answers. Up to three standard
-    deviations of what arrivals and endings do by chance it is taken for chance.
+    When answers become longer, those that ended tell it last: they are the short ones. That more and more run tells it
+    at once. Not by what came and did not end: whoever was refused, or went away, did neither run nor end. Up to three
+    standard deviations of what arrivals and endings do by chance it is taken for chance.
     """
     since = observation.arrivals[-1].end - GROWTH_SEEN_SECONDS
+    at = since + DECISION_JITTER_SECONDS
+    before = next((want.decoding for want in reversed(state.wants) if want.at <= at), None)
+    if before is None:
+        return 0.0
     came = sum(_size(one) for one in observation.arrivals if one.start >= since)
     ended = sum(cell.count for one in observation.completions if one.start >= since for cell in one.cells)
-    then = next((want.undecoded for want in reversed(state.wants) if want.at <= since + DECISION_JITTER_SECONDS), 0)
-    waiting = observation.undecoded - then
-    seen = max(0.0, came - ended - waiting - 3 * math.sqrt(came + ended))
+    seen = max(0.0, observation.decoding - before - 3 * math.sqrt(came + ended))
     return seen * GROWTH_SECONDS / GROWTH_SEEN_SECONDS
 
 
