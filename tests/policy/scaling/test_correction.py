@@ -17,8 +17,9 @@ def traffic(rate: float = 4.0, **changes: Any) -> Traffic:
     return measure(observation(rate, **changes), PolicyState(), settings(), MODELS, OutputModel.of(()))
 
 
-def had(engines: int) -> list[Want]:
-    return [Want(at=-1.0, near=Counts(), far=Counts(), ready=Counts(prefill=engines, decode=2))]
+def had(engines: int, *, queued_seconds: float = 0.0) -> list[Want]:
+    ready = Counts(prefill=engines, decode=2)
+    return [Want(at=-1.0, near=Counts(), far=Counts(), ready=ready, queued_seconds=queued_seconds)]
 
 
 def attained(share: float, requests: int = 3000) -> Attainment:
@@ -60,3 +61,12 @@ def test_nothing_is_learned_from_little_from_the_unknown_or_from_a_load_that_cha
     assert learn(1.2, traffic(), bad, [], since=0.0) == 1.2
     assert learn(1.2, traffic(), bad, had(4), since=None) == 1.2
     assert learn(1.2, jumped, bad, had(4), since=0.0) == 1.2
+
+
+def test_nothing_is_learned_from_a_window_that_began_with_a_long_line() -> None:
+    bad = attained(0.5)
+    assert learn(1.2, traffic(), bad, had(4, queued_seconds=4.1), since=0.0) == 1.2
+    short = learn(1.2, traffic(), bad, had(4, queued_seconds=3.9), since=0.0)
+    assert short == learn(1.2, traffic(), bad, had(4), since=0.0) > 1.2
+    line_of_late = [*had(4), Want(at=1.0, near=Counts(), far=Counts(), ready=Counts(prefill=4), queued_seconds=100.0)]
+    assert learn(1.2, traffic(), bad, line_of_late, since=0.0) == short, "it came in the window, and the replay has it"

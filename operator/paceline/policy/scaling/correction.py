@@ -30,6 +30,8 @@ NOTHING_MISSED: Final = 0.01
 """Misses of what can be attained, as a share of all requests, below which a window says nothing."""
 FADING: Final = 0.8
 """Power of the factor that one such window leaves of it."""
+MOST_QUEUED_SECONDS: Final = 1.0
+"""Work for each engine that may have waited when the window began: the replay begins with nothing to do."""
 MOST_OFF: Final = 0.1
 """Attainment beyond which the replay is not taken to be further off: one bad window is not the truth."""
 
@@ -41,12 +43,16 @@ def learn(
 
     ``since``: when it was last learned. Windows overlap, so each teaches in proportion to what is new in it; else one
     bad moment would count as often as there are decisions in a window. A window in which the load changed teaches
-    nothing: engines that come late are not slow.
+    nothing: engines that come late are not slow. Nor does one that began with a long line, of which the replay knows
+    nothing.
     """
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.steady:
         return factor
     schedule = [(want.at, want.ready.prefill + want.ready.both) for want in wants]
     if not schedule or schedule[0][0] > traffic.begin:
+        return factor
+    begun = next((want for want in reversed(wants) if want.at <= traffic.begin), wants[0])
+    if begun.queued_seconds > MOST_QUEUED_SECONDS * max(1, begun.ready.prefill + begun.ready.both):
         return factor
     work = scaled(traffic.requests, lambda _: factor)
     if not work:

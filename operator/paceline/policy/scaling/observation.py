@@ -195,6 +195,8 @@ class Want(Value, frozen=True, kw_only=True):
     ready: Counts
     decoding: Count | None = None
     """Sequences that decoded, with those that waited for a place among them; None: not noted."""
+    queued_seconds: NotNegative = 0.0
+    """Prefill work that waited in the router."""
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):

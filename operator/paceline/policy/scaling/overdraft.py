@@ -33,7 +33,7 @@ MOST_DEBT_SECONDS: Final = 3600.0
 """Of planned misses, that engines are held for."""
 JUMP_MEMORY_SECONDS: Final = 3600.0
 """Within which a jump's cost fades to a third: as long as its size is remembered."""
-CHANCE_REQUESTS: Final = 1000
+CHANCE_REQUESTS: Final = 2000
 """In the demand window: with so many, or fewer, chance is left as much as :data:`PLANNED_MISSES` says."""
 LEAST_PLANNED: Final = 0.2
 """Share of the allowed misses that is always planned with: to miss nothing has no finite price."""

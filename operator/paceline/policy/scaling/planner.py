@@ -143,6 +143,7 @@ def _sizing(
         far=as_counts(allowed),
         ready=ready_counts(pools),
         decoding=observation.decoding,
+        queued_seconds=observation.queued_seconds,
     )
     return Sizing(
         observation=observation,
