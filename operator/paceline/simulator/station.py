@@ -11,7 +11,7 @@ from paceline.simulator.engine import SimEngine
 class Station:
     """One engine's place in the router."""
 
-    __slots__ = ("assigned", "assigned_tokens", "backlog", "engine", "number", "rests_until")
+    __slots__ = ("assigned", "assigned_tokens", "backlog", "engine", "number", "owed_until", "rests_until")
 
     def __init__(self, engine: SimEngine) -> None:
         self.engine = engine
@@ -19,9 +19,9 @@ class Station:
         self.backlog = Backlog()
         """Prompts that it was given and has not computed."""
         self.rests_until = 0.0
-        """When its streams have had the steps without prompts that they are owed: those of its former role, or those
-        that it has as a decode engine.
-        """
+        """While it has streams of its former role: when it may compute a prompt again."""
+        self.owed_until = 0.0
+        """While it decodes: when its streams have had the steps that they are owed for short prompts."""
         self.assigned = 0
         """Sequences that it decodes or will decode."""
         self.assigned_tokens = 0
@@ -36,9 +36,9 @@ class Station:
         """Note that the streams of a decode engine wait for a prompt that it computes itself."""
         if self.assigned and self.engine.role is Role.DECODE:
             profile = self.engine.profile
-            self.rests_until = owed_until(
+            self.owed_until = owed_until(
                 now,
-                self.rests_until,
+                self.owed_until,
                 profile.prefill_work(prompt_tokens, 0),
                 step_seconds=profile.step_seconds(self.assigned, self.assigned_tokens),
                 itl_seconds=itl_seconds,
@@ -46,8 +46,8 @@ class Station:
 
     def later_than(self, helper: Station | None, prompt_tokens: int, now: float) -> bool:
         """Whether a prompt would come from ``helper`` while the streams here are still owed steps."""
-        if self.rests_until <= now or helper is None:
+        if self.owed_until <= now or helper is None:
             return False
         profile = helper.engine.profile
         elsewhere = profile.prefill_seconds(prompt_tokens) + profile.transfer_seconds(prompt_tokens)
-        return self.rests_until - now > helper.backlog.left(now) + elsewhere
+        return self.owed_until - now > helper.backlog.left(now) + elsewhere

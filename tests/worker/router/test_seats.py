@@ -118,7 +118,7 @@ async def test_streams_are_owed_steps_after_short_prompts_and_others_compute_the
     bench = Bench(model=get_profile("qwen3-32b-h200-tp2"), max_running_per_engine=100)
     bench.engines("d", prefill=("p",))
     places = [await bench.gate.place(Ask(SHORT))]
-    assert bench.fleet.engines["d"].rests_until == 0.0, "there was no stream that had to wait for it"
+    assert bench.fleet.engines["d"].owed_until == 0.0, "there was no stream that had to wait for it"
     while (last := await bench.gate.place(Ask(SHORT))).prefill is None:
         places.append(last)
         assert len(places) < 50
@@ -131,15 +131,13 @@ async def test_streams_are_owed_steps_after_short_prompts_and_others_compute_the
         place.release()
 
 
-async def test_streams_of_an_engine_that_changes_its_role_are_owed_no_more_for_short_prompts_than_for_others() -> None:
+async def test_what_streams_are_owed_for_short_prompts_keeps_no_prompt_from_an_engine_of_another_role() -> None:
     bench = Bench(max_running_per_engine=100)
     roles(bench, a=wire.Role.DECODE, b=wire.Role.PREFILL)
     places = [await bench.gate.place(Ask(SHORT)) for _ in range(2)]
     engine = bench.fleet.engines["a"]
     assert engine.view(bench.gate.now()).owed_seconds > 0
     roles(bench, a=wire.Role.PREFILL, b=wire.Role.DECODE)
-    view = engine.view(bench.gate.now())
-    assert view.owed_seconds == 0
-    assert 0 < view.prefill_backlog_seconds <= MOST_OWED_SECONDS
+    assert engine.view(bench.gate.now()).owed_seconds == 0
     for place in places:
         place.release()

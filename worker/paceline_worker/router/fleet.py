@@ -51,9 +51,9 @@ class Engine:
         self.backlog = Backlog()
         """Prompts of this router that it computes or is to compute."""
         self.rests_until = 0.0
-        """When its streams have had the steps without prompts that they are owed: those of its former role while it
-        finishes them, or those that it has as a decode engine.
-        """
+        """While it finishes streams of its former role: when it may get a prompt again."""
+        self.owed_until = 0.0
+        """While it decodes: when its streams have had the steps that they are owed for short prompts."""
         self.typical_prefill_seconds = 0.0
         """Of this router's remote prefills there, the later ones counting more."""
         self._typical_context = 0.0
@@ -99,7 +99,8 @@ class Engine:
     def view(self, now: float) -> EngineView:
         """The frozen value that placement sees; made anew after :meth:`changed`, and as its work goes on."""
         rests_until = self.rests_until if self.finishing else 0.0
-        goes_on = self.backlog or self.rests_until > self._viewed_at
+        owed_until = self.owed_until if self.endpoint.role is wire.Role.DECODE else 0.0
+        goes_on = self.backlog or max(rests_until, owed_until) > self._viewed_at
         if self._view is None or (goes_on and now - self._viewed_at > VIEW_SECONDS):
             self._viewed_at = now
             endpoint, reported = self.endpoint, self.reported
@@ -117,7 +118,7 @@ class Engine:
                 running=self.running + others,
                 context_tokens=self.context_tokens + int(others * self._typical_context),
                 prefill_backlog_seconds=max(work, rests_until - now),
-                owed_seconds=max(0.0, self.rests_until - now) if endpoint.role is wire.Role.DECODE else 0.0,
+                owed_seconds=max(0.0, owed_until - now),
                 prefilling=self.prefilling,
                 kv_usage=reported.kv_usage,
                 zone=endpoint.zone,

@@ -114,8 +114,8 @@ class Seats:
         # It joins a step that is made anyway, so only what it adds to one counts.
         added = model.prefill_seconds(uncached, view.prompt_tokens - uncached) - model.prefill_seconds(1)
         step = model.step_seconds(seen.running, seen.context_tokens)
-        engine.rests_until = owed_until(
-            now, engine.rests_until, max(0.0, added), step_seconds=step, itl_seconds=self._itl_seconds
+        engine.owed_until = owed_until(
+            now, engine.owed_until, max(0.0, added), step_seconds=step, itl_seconds=self._itl_seconds
         )
         engine.changed()
 
