@@ -27,7 +27,8 @@ from paceline.traces.record import RowProblem, Trace, TraceRequest, in_order
 from paceline.traces.rows import MAX_PROBLEMS, MAX_TOKENS
 
 MAX_REQUESTS: Final = 20_000_000
-"""A load that is larger, or expected to be, is refused: seventeen million requests take 3.8 GB to simulate."""
+"""A load that is larger, or expected to be, is refused: seventeen million requests take 3.8 GB to simulate,
+and 7 GB where `static-best` is searched for, which keeps every run."""
 LEAST_GAP: Final = 1e-4
 """Of the gap that a window's rate makes, at least so much by its shape and scale; 0.0009 in a published file."""
 MAX_FILE_BYTES: Final = 64 << 20

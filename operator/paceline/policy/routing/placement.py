@@ -201,11 +201,10 @@ def _prompt_seconds(
     known: dict[tuple[str, int], float] = {}  # by revision and tokens held: few are different
 
     def bring(engine: EngineView, held: int) -> float:
-        remote = soonest.get(engine.revision)
-        if remote is None:
+        remote, short = soonest.get(engine.revision), held >= longest_held
+        if remote is None or (short and not engine.owed_seconds):
             return pricing.prompt(engine)
         bringing = remote + pricing.transfer(engine)
-        short = held >= longest_held
         if short and engine.owed_seconds <= bringing:
             return pricing.prompt(engine)
         if engine.role is not _DECODE:
