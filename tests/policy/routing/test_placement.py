@@ -37,6 +37,7 @@ views = st.builds(
     running=st.integers(0, 10),
     context_tokens=st.integers(0, 2_000_000),
     prefill_backlog_seconds=st.floats(0, 100),
+    owed_seconds=st.floats(0, 1),
     kv_usage=st.floats(0, 1),
 )
 fleets = st.lists(views, max_size=8, unique_by=lambda engine: engine.name)
@@ -87,7 +88,7 @@ def test_only_usable_engines_with_room_and_of_one_revision_are_chosen(
     deciders = [one for one in fleet if one.usable and one.role is not Role.PREFILL]
     if settings.disaggregated and deciders:
         assert decode.role is not Role.PREFILL
-    assert (prefill is not None) == (placement.reason is Prefill.REMOTE)
+    assert (prefill is not None) == (placement.reason in (Prefill.REMOTE, Prefill.STREAMS_FIRST))
     if prefill is not None:
         assert prefill.usable
         assert prefill.role is not Role.DECODE
@@ -215,7 +216,8 @@ class TestOwed:
         helper = engine("p", Role.PREFILL)
         just = place(self.SHORT, engine("d", owed_seconds=self.REMOTE - 1e-6), helper)
         assert (just.prefill, just.reason) == (None, Prefill.SHORT)
-        assert place(self.SHORT, engine("d", owed_seconds=self.REMOTE + 1e-6), helper).prefill is helper
+        long_after = place(self.SHORT, engine("d", owed_seconds=self.REMOTE + 1e-6), helper)
+        assert (long_after.prefill, long_after.reason) == (helper, Prefill.STREAMS_FIRST)
 
     def test_a_prefill_engine_with_a_backlog_does_not(self) -> None:
         helper = engine("p", Role.PREFILL, prefill_backlog_seconds=1.0)

@@ -37,6 +37,8 @@ class Prefill(StrEnum):
     """Where the prompt is computed, and why there."""
 
     REMOTE = "remote"
+    STREAMS_FIRST = "streams-first"
+    """Remote although it is short: the streams of its decode engine are owed steps without prompts."""
     NOT_DISAGGREGATED = "not-disaggregated"
     """The deployment has no prefill role."""
     UNSUITED = "unsuited"
@@ -254,7 +256,7 @@ def _place_prefill(
         return None, Prefill.CHEAPER_HERE, local
     helper = candidates[best]
     seconds = pricing.queue(helper) + pricing.compute(helper) + transfer * distance(helper, decode)
-    return helper, Prefill.REMOTE, seconds
+    return helper, Prefill.STREAMS_FIRST if short else Prefill.REMOTE, seconds
 
 
 def _pick(
