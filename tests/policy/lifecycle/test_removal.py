@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from paceline.policy.lifecycle.actions import Action, BeginDrain, DeletePod, FinishDrain, OpenGate, SetReplicas
+from paceline.policy.lifecycle.removal import WORKLOADS_LEARN_SECONDS
 from tests.policy.lifecycle.world import World, small
 
 
@@ -31,6 +32,9 @@ def test_the_steps_come_in_the_order_of_the_design_and_wait_for_one_another() ->
     world.busy.clear()
     (finish,) = world.operate()
     assert finish == FinishDrain(begin.pod, overdue=False)
+    assert world.operate() == (), "the workload may not have seen yet that it is out of service"
+    assert world.plan().look_again_seconds is not None
+    world.settle(WORKLOADS_LEARN_SECONDS)
     (lower,) = world.operate()
     assert isinstance(lower, SetReplicas)
     assert (lower.before, lower.replicas) == (3, 2)
@@ -93,6 +97,7 @@ def test_when_the_workload_took_another_unready_pod_the_drained_one_is_deleted_a
     (begin,) = world.operate()
     world.now += 3
     world.operate()
+    world.now += WORKLOADS_LEARN_SECONDS
     world.operate()  # replicas are lowered to 2
     assert isinstance(begin, BeginDrain)
     other = next(name for name in world.pods if name != begin.pod)
@@ -110,6 +115,7 @@ def test_an_engine_that_somebody_drains_by_hand_is_drained_and_replaced() -> Non
     assert names(world.operate())[0] == "BeginDrain"  # writes down when it began
     world.now += 3
     assert FinishDrain(chosen, overdue=False) in world.operate()
+    world.now += WORKLOADS_LEARN_SECONDS
     assert [action.pod for action in world.operate() if isinstance(action, DeletePod)] == [chosen]
     world.run()
     assert chosen not in world.pods

@@ -7,6 +7,7 @@ ours to say; pods take time to start and to go; writes may be lost with the oper
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from tests.api.documents import deployment
 KIND = "apps/v1/Deployment"
 GARBAGE_SHARE = 0.3
 """Of the pods whose owner is gone that garbage collection finds in one step."""
+SEEN_LATE_SECONDS = 2.5
+"""How old what a workload knows of its pods may be when it acts, which is a second after it was told to."""
 
 
 @functools.cache
@@ -132,13 +135,13 @@ class World:
             case SetRole(name, _, role):
                 self._edit(name, role=role, next_role=None, change_started=None)
             case OpenGate(name):
-                self._edit(name, serving=True)
+                self._edit(name, serving=True, gate_changed=self.now)
             case BeginDrain(name):
                 self._edit(name, asked_to_drain=True, drain_started=self.now)
             case FinishDrain(name, overdue):
                 if name in self.busy and not overdue:
                     self.harm.append(f"{name} was cut off with work in flight")
-                self._edit(name, serving=False, cheap_to_delete=True)
+                self._edit(name, serving=False, cheap_to_delete=True, gate_changed=self.now)
             case DeletePod(name, uid):
                 if name in self.pods and self.pods[name].uid == uid:
                     self._go(self.pods[name])
@@ -223,7 +226,9 @@ class World:
         if len(mine) > workload.replicas:
             # Unready ones first; the deletion cost decides among those, where the server knows it.
             self.dice.shuffle(mine)
-            mine.sort(key=lambda pod: pod.ready)
+            # It sees late what was changed just now.
+            late = {pod.name for pod in mine if self.now - (pod.gate_changed or -math.inf) < SEEN_LATE_SECONDS}
+            mine.sort(key=lambda pod: pod.ready or pod.name in late)
             for pod in mine[: len(mine) - workload.replicas]:
                 if pod.ready:
                     self.harm.append(f"the workload removed {pod.name}, which served")

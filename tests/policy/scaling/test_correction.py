@@ -70,3 +70,8 @@ def test_nothing_is_learned_from_a_window_that_began_with_a_long_line() -> None:
     assert short == learn(1.2, traffic(), bad, had(4), since=0.0) > 1.2
     line_of_late = [*had(4), Want(at=1.0, near=Counts(), far=Counts(), ready=Counts(prefill=4), queued_seconds=100.0)]
     assert learn(1.2, traffic(), bad, line_of_late, since=0.0) == short, "it came in the window, and the replay has it"
+
+
+def test_engines_that_leave_a_long_line_behind_are_no_faster_than_the_replay_takes_them_for() -> None:
+    """Else the replay goes on saying that they are enough, the line stays, and nothing is learned because it stays."""
+    assert learn(0.8, traffic(), attained(0.2), had(4, queued_seconds=70.0), since=0.0) == 1.0

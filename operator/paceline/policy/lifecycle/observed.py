@@ -69,6 +69,8 @@ class Pod:
     node: str = ""
     fault_at: float | None = None
     """When a fault of its hardware ended its engine last, in seconds since the epoch; None where none did."""
+    gate_changed: float | None = None
+    """When its readiness gate said something else last, in seconds since the epoch."""
 
     @property
     def aim(self) -> Role | None:
@@ -107,7 +109,8 @@ def read_pod(raw: Json) -> Pod:
     named = metadata.get("labels") or {}
     notes = metadata.get("annotations") or {}
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
-    gate = conditions.get(labels.SERVING_GATE, {}).get("status")
+    gate = conditions.get(labels.SERVING_GATE, {})
+    serving = gate.get("status")
     return Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -120,7 +123,7 @@ def read_pod(raw: Json) -> Pod:
         role=_role(named.get(labels.ROLE)),
         asked_to_drain=notes.get(labels.DRAIN) == "true",
         drain_started=seconds_of(notes.get(labels.DRAIN_STARTED)),
-        serving=None if gate is None else gate == "True",
+        serving=None if serving is None else serving == "True",
         containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
@@ -134,6 +137,7 @@ def read_pod(raw: Json) -> Pod:
         change_started=seconds_of(notes.get(labels.ROLE_CHANGE_STARTED)),
         node=spec.get("nodeName") or "",
         fault_at=_fault_at(status),
+        gate_changed=seconds_of(gate.get("lastTransitionTime")),
     )
 
 

@@ -16,7 +16,7 @@ from paceline.policy.lifecycle.abandoned import plan_abandoned
 from paceline.policy.lifecycle.actions import Action
 from paceline.policy.lifecycle.observed import Pod, Workload
 from paceline.policy.lifecycle.orders import Orders
-from paceline.policy.lifecycle.removal import drain_steps, is_overdue, resize_steps
+from paceline.policy.lifecycle.removal import drain_steps, is_overdue, may_go, resize_steps
 from paceline.policy.lifecycle.serving import serving_steps
 from paceline.policy.lifecycle.sizes import Sizes, plan_sizes
 from paceline.policy.lifecycle.view import GARBAGE_SECONDS, PoolView, group_by_template
@@ -73,10 +73,10 @@ def plan_engines(
         limited.append(view)
         actions += drain_steps(view, sizes, now)
         actions += serving_steps(view, sizes.leaving, loads or {}, orders, now)
-        actions += resize_steps(view, sizes)
+        actions += resize_steps(view, sizes, now)
     for view, sizes in zip(abandoned, plan_abandoned(abandoned, limited), strict=True):
         actions += drain_steps(view, sizes, now)
-        actions += resize_steps(view, sizes)
+        actions += resize_steps(view, sizes, now)
     seen = (*limited, *abandoned)
     return Plan(seen, tuple(actions), _look_again(seen, now))
 
@@ -202,7 +202,7 @@ def _look_again(views: Sequence[PoolView], now: float) -> float | None:
     times = [group.workload.created + GARBAGE_SECONDS - now for group in groups if group.workload and group.strays]
     for view in views:
         for pod in (pod for group in view.groups for pod in group.live):
-            if pod.next_role is not None or (pod.asked_to_drain and not pod.drained):
+            if pod.next_role is not None or (pod.asked_to_drain and not (pod.drained and may_go(pod, now))):
                 times.append(POLL_SECONDS)
             elif view.never_ready(pod) and (left := pod.created + view.start_deadline_seconds - now) > 0:
                 times.append(left)

@@ -1,13 +1,14 @@
 """How an engine leaves without losing a request: told to drain, waited for, out of service, and only then removed.
 
 The order is that of the design: stop new work, wait until nothing is in flight and no KV transfer is pending, gate
-False and deletion cost, lower ``replicas``. A ReplicaSet removes unready pods first, so the drained pod is the one that
-goes; if it takes another one that was unready too, the drained pod is deleted by name.
+False and deletion cost, a moment for the workload to see it, lower ``replicas``. A ReplicaSet removes unready pods
+first, so the drained pod is the one that goes; if it takes another one that was unready too, the drained pod is deleted
+by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from paceline.policy.lifecycle.actions import (
@@ -25,6 +26,10 @@ from paceline.policy.lifecycle.view import Group, PoolView
 
 ROUTERS_LEARN_SECONDS: Final = 2.0
 """Time for every router to see a drain before "nothing in flight" is believed."""
+WORKLOADS_LEARN_SECONDS: Final = 2.0
+"""Time for the workload to see that an engine is out of service before it is told to be smaller: one that has not seen
+it removes another.
+"""
 
 
 def drain_steps(view: PoolView, sizes: Sizes, now: float) -> Iterator[Action]:
@@ -51,11 +56,16 @@ def is_overdue(view: PoolView, pod: Pod, now: float) -> bool:
     return pod.drain_started is not None and now - pod.drain_started >= view.drain_seconds
 
 
-def resize_steps(view: PoolView, sizes: Sizes) -> Iterator[Action]:
-    """Make workloads as large as they should be: smaller ones first, to have room for larger ones."""
-    targets = {group.template: _target(group, sizes.keep.get(group.template, 0)) for group in view.groups}
+def resize_steps(view: PoolView, sizes: Sizes, now: float) -> Iterator[Action]:
+    """Make workloads as large as they should be: smaller ones first, to have room for larger ones. ``now`` in seconds
+    since the epoch.
+    """
+    gone = {group.template: [pod for pod in group.drained if may_go(pod, now)] for group in view.groups}
+    targets = {
+        group.template: _target(group, sizes.keep.get(group.template, 0), gone[group.template]) for group in view.groups
+    }
     for group in (*view.outdated, view.current):
-        yield from _shrink(group, targets[group.template])
+        yield from _shrink(group, targets[group.template], gone[group.template])
     for group in view.groups:
         workload, target = group.workload, targets[group.template]
         if workload is None:
@@ -68,21 +78,26 @@ def resize_steps(view: PoolView, sizes: Sizes) -> Iterator[Action]:
             yield DeleteWorkload(group.workload.kind, group.workload.name, group.workload.uid)
 
 
-def _target(group: Group, keep: int) -> int:
-    """Size of a workload: what is to be kept, and what has not drained yet. Counted from the pods that are there, so
-    that a second look before the workload has acted comes to the same size.
+def may_go(pod: Pod, now: float) -> bool:
+    """Whether a drained engine has been out of service for long enough that its workload has seen it."""
+    return pod.gate_changed is None or not 0 <= now - pod.gate_changed < WORKLOADS_LEARN_SECONDS
+
+
+def _target(group: Group, keep: int, gone: Sequence[Pod]) -> int:
+    """Size of a workload: what is to be kept, and what may not go yet. Counted from the pods that are there, so that a
+    second look before the workload has acted comes to the same size.
     """
-    return max(keep, len(group.live) - len(group.drained))
+    return max(keep, len(group.live) - len(gone))
 
 
-def _shrink(group: Group, target: int) -> Iterator[Action]:
+def _shrink(group: Group, target: int, gone: Sequence[Pod]) -> Iterator[Action]:
     workload = group.workload
     if workload is not None and not workload.deleting and target < workload.replicas:
         yield SetReplicas(workload.kind, workload.name, workload.version, workload.replicas, target)
         return
     # What the workload won't remove by itself: a pod whose place is still wanted, or whose workload is gone.
-    leftover = len(group.drained) - (max(0, len(group.live) - group.replicas) if workload is not None else 0)
-    for pod in sorted(group.drained, key=lambda pod: pod.name)[: max(0, leftover)]:
+    leftover = len(gone) - (max(0, len(group.live) - group.replicas) if workload is not None else 0)
+    for pod in sorted(gone, key=lambda pod: pod.name)[: max(0, leftover)]:
         yield DeletePod(pod.name, pod.uid)
 
 

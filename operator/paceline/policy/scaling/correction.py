@@ -43,8 +43,8 @@ def learn(
 
     ``since``: when it was last learned. Windows overlap, so each teaches in proportion to what is new in it; else one
     bad moment would count as often as there are decisions in a window. A window in which the load changed teaches
-    nothing: engines that come late are not slow. Nor does one that began with a long line, of which the replay knows
-    nothing.
+    nothing: engines that come late are not slow. One that began with a long line, of which the replay knows nothing,
+    teaches only that engines do no better than the replay: as long as they are taken for better, the line may stay.
     """
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.steady:
         return factor
@@ -53,7 +53,7 @@ def learn(
         return factor
     begun = next((want for want in reversed(wants) if want.at <= traffic.begin), wants[0])
     if begun.queued_seconds > MOST_QUEUED_SECONDS * max(1, begun.ready.prefill + begun.ready.both):
-        return factor
+        return max(factor, 1.0)
     work = scaled(traffic.requests, lambda _: factor)
     if not work:
         return factor

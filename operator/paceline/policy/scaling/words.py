@@ -90,7 +90,7 @@ def _seen(why: Explanation) -> list[str]:
         lines.append(f"{seen.held} {wait} for a place among the streams of the decode engines.")
     if seen.attainment is not None:
         lines.append(f"Of the latest requests {seen.attainment:.1%} met the objective.")
-    if seen.correction >= 1.05:
+    if not 0.95 < seen.correction < 1.05:
         lines.append(f"Experience says that it takes {seen.correction:.2f} times the engines that the model asks for.")
     return lines
 
