@@ -23,6 +23,7 @@ from paceline.policy.scaling.hindsight import (
     engines_enough,
     miss_curve,
     missed_with,
+    plenty,
     remember_slice,
     spare,
 )
@@ -142,6 +143,13 @@ def test_the_more_may_be_missed_the_fewer_engines_are_enough(
     assert fewer is not None
     assert most is not None
     assert 1 <= fewer <= most <= MOST
+
+
+def test_plenty_is_what_would_have_missed_a_fifth_of_what_may_be_missed() -> None:
+    busy, quiet = curve(100, 60, 10, 2, 0), curve(0)
+    # 1% of 300 requests are 3.
+    assert plenty([busy, quiet, quiet], settings()) == 4
+    assert plenty([busy, quiet], settings()) is None, "two minutes say nothing"
 
 
 def test_between_two_sizes_the_misses_lie_on_a_line_and_below_the_first_all_are_late() -> None:

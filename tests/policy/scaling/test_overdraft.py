@@ -16,6 +16,7 @@ from paceline.policy.scaling.overdraft import (
     CHANCE_REQUESTS,
     LEAST_PLANNED,
     MOST_DEBT_SECONDS,
+    MOST_PAID_SECONDS,
     MOST_PLANNED,
     MOST_SECONDS,
     indebted,
@@ -109,6 +110,18 @@ def test_a_debt_outlasts_what_the_account_forgets() -> None:
     result = settled(overdrawn(MOST_SECONDS), attained(0.0), passed=60.0)
     assert result.overdrawn == pytest.approx(MOST_SECONDS * result.planned)
     assert result.overdrawn < result.debt <= MOST_DEBT_SECONDS * result.planned
+
+
+def test_what_quiet_hours_did_not_miss_pays_for_the_next_jump() -> None:
+    account = Account()
+    for _ in range(5 * 60):
+        account = settled(account, attained(1.0), passed=60.0)
+    assert account.overdrawn == pytest.approx(-MOST_SECONDS * account.planned)
+    assert account.debt == pytest.approx(-MOST_PAID_SECONDS * account.planned)
+    jumped = settled(account, attained(0.0), passed=60.0)
+    assert jumped.jump > 0
+    assert not indebted(jumped)
+    assert indebted(settled(Account(), attained(0.0), passed=60.0))
 
 
 def test_engines_are_held_until_the_next_jump_is_paid_for() -> None:

@@ -40,12 +40,14 @@ def changed(
         near_steady=near,
         near_running=running,
         bounded=near,
+        unconfirmed=0,
         hindsight=NOTHING_SPARED,
         wanted=near,
         allowed=near,
         wants=wants,
         donor_seconds=patience,
         indebted=False,
+        plenty=None,
         losses=dict.fromkeys((engine.name for engine in engines), 0.0),
     )
     (pool,) = survey(observation, settings())

@@ -6,7 +6,16 @@ import pytest
 
 from paceline.api.wire import Role
 from paceline.policy.scaling.observation import Counts, Want
-from paceline.policy.scaling.windows import MEMORY_SECONDS, down_window, kept_need, lasting_need, remember_want
+from paceline.policy.scaling.windows import (
+    CONFIRMED_SECONDS,
+    HELD_SECONDS,
+    MEMORY_SECONDS,
+    confirmed_needs,
+    down_window,
+    kept_need,
+    lasting_need,
+    remember_want,
+)
 from tests.policy.scaling.scenes import settings
 
 PERIOD = 15.0
@@ -28,12 +37,12 @@ def test_a_steady_load_holds_engines_for_the_plain_window() -> None:
     )
 
 
-@pytest.mark.parametrize(("before", "after"), [((5, 5), (20, 20)), ((20, 20), (5, 5))])
+@pytest.mark.parametrize(("before", "after"), [((5, 5), (15, 15)), ((15, 15), (5, 5))])
 def test_a_jump_within_a_start_time_holds_them_longer_up_or_down(
     before: tuple[int, int], after: tuple[int, int]
 ) -> None:
     jumped = wants(*[before] * 20, *[after] * 3)
-    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == pytest.approx(16 * 180)
+    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == pytest.approx(9 * 180)
     assert down_window(jumped, settings(adaptive_window=False), start_seconds=START, indebted=True) == 180
 
 
@@ -47,9 +56,9 @@ def test_a_rise_that_was_planned_is_no_jump() -> None:
     assert down_window(planned, settings(), start_seconds=START, indebted=True) == 180
 
 
-def test_no_window_is_longer_than_what_is_remembered() -> None:
+def test_no_jump_holds_engines_for_longer_than_half_an_hour() -> None:
     jumped = wants(*[(1, 1)] * 20, (500, 500))
-    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == MEMORY_SECONDS
+    assert down_window(jumped, settings(), start_seconds=START, indebted=True) == HELD_SECONDS
 
 
 def test_the_plain_window_keeps_its_largest_need() -> None:
@@ -62,6 +71,42 @@ def test_of_a_long_window_what_was_needed_for_moments_is_left_out() -> None:
     assert kept_need(moment, (Role.PREFILL,), settings(), since=0.0) == 5
     often = wants(*[(5, 30)] * 10, *[(5, 5)] * 60)
     assert kept_need(often, (Role.PREFILL,), settings(), since=0.0) == 30
+
+
+def test_of_a_long_window_no_more_is_kept_than_was_plenty_and_the_plain_window_keeps_its_own() -> None:
+    held = wants(*[(5, 30)] * 20, *[(5, 5)] * 20)
+    assert kept_need(held, (Role.PREFILL,), settings(), since=0.0, plenty=12) == 12
+    assert kept_need(held, (Role.PREFILL,), settings(), since=0.0, plenty=40) == 30
+    just_now = wants(*[(5, 30)] * 20)
+    assert kept_need(just_now, (Role.PREFILL,), settings(), since=0.0, plenty=12) == 30
+
+
+NEAR = {Role.PREFILL: 8, Role.DECODE: 4}
+STEEP = {Role.PREFILL: 24, Role.DECODE: 16}
+
+
+def looked(*totals: int) -> tuple[Want, ...]:
+    """Looks every 15 s until 0, with so many engines foreseen."""
+    return tuple(
+        Want(at=-15.0 * (len(totals) - 1 - index), near=Counts(), far=Counts(), ready=Counts(), foreseen=seen)
+        for index, seen in enumerate(Counts(prefill=total) for total in totals)
+    )
+
+
+def test_what_only_a_forecast_asks_for_waits_until_the_next_look_foresees_it_too() -> None:
+    assert confirmed_needs(STEEP, NEAR, looked(6), now=15.0) == NEAR
+    assert confirmed_needs(STEEP, NEAR, looked(6, 40), now=15.0) == STEEP
+    assert confirmed_needs(STEEP, NEAR, looked(6, 20), now=15.0) == {Role.PREFILL: 12, Role.DECODE: 8}
+
+
+def test_no_role_waits_with_what_it_needs_already() -> None:
+    lopsided = {Role.PREFILL: 40, Role.DECODE: 4}
+    assert confirmed_needs(lopsided, NEAR, looked(6), now=15.0) == {Role.PREFILL: 10, Role.DECODE: 4}
+
+
+def test_nothing_waits_where_nobody_looked_of_late() -> None:
+    assert confirmed_needs(STEEP, NEAR, (), now=0.0) == STEEP
+    assert confirmed_needs(STEEP, NEAR, looked(6), now=CONFIRMED_SECONDS + 1) == STEEP
 
 
 def test_a_need_lasts_only_if_every_decision_had_it() -> None:

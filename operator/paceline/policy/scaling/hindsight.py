@@ -31,6 +31,10 @@ SLICE_SECONDS: Final = 60.0
 MEMORY_SECONDS: Final = 3600.0
 LEAST_SLICES: Final = 10
 """Fewer tell no more than the demand window does."""
+PLENTY_SHARE: Final = 0.2
+"""Of the allowed misses: a fleet that would have missed no more was more than enough."""
+LEAST_PLENTY_SLICES: Final = 3
+"""To say so of a fleet."""
 TRUSTED_SHARE: Final = 0.9
 """Of the misses that are planned with, what the slices may miss: they assume roles that follow in no time."""
 MOST_OVERDRAWN_SECONDS: Final = 300.0
@@ -103,10 +107,12 @@ def miss_curve(
     )
 
 
-def engines_enough(curves: Sequence[MissCurve], *, allowed: float, at_most: int) -> int | None:
+def engines_enough(
+    curves: Sequence[MissCurve], *, allowed: float, at_most: int, least_slices: int = LEAST_SLICES
+) -> int | None:
     """Smallest fleet that would have missed at most that share of the requests; None where too little is known."""
     requests = sum(curve.requests for curve in curves)
-    if len(curves) < LEAST_SLICES or not requests:
+    if len(curves) < least_slices or not requests:
         return None
     low, high = 1, at_most
     while low < high:
@@ -116,6 +122,12 @@ def engines_enough(curves: Sequence[MissCurve], *, allowed: float, at_most: int)
         else:
             low = middle + 1
     return low
+
+
+def plenty(curves: Sequence[MissCurve], settings: ScalingSettings) -> int | None:
+    """Engines that would have been more than enough all the time that is remembered; None where too little is known."""
+    allowed = PLENTY_SHARE * (1 - settings.target)
+    return engines_enough(curves, allowed=allowed, at_most=settings.most_engines, least_slices=LEAST_PLENTY_SLICES)
 
 
 def missed_with(curve: MissCurve, engines: int) -> float:

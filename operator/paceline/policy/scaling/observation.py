@@ -197,6 +197,8 @@ class Want(Value, frozen=True, kw_only=True):
     """Sequences that decoded, with those that waited for a place among them; None: not noted."""
     queued_seconds: NotNegative = 0.0
     """Prefill work that waited in the router."""
+    foreseen: Counts | None = None
+    """What the far horizon asked for, before anybody knew whether the next look would too; None: not noted."""
 
 
 class OutputBucket(Value, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ that means for a plan is how long it takes until the present load may have misse
 
 What jumps of the load cost is a debt that is remembered for longer. Engines are held against the next jump until the
 debt is paid and the next one is paid for: until there is a balance as large as what the largest jump of late has cost.
+What quiet hours have left of the allowed misses counts towards it for hours: who misses nothing for most of the day may
+miss more in a bad quarter of an hour, and needs no engines that wait for the next one.
 
 Called by the planner.
 """
@@ -31,6 +33,8 @@ MOST_SECONDS: Final = 900.0
 """Of planned misses, on either side of the account: older ones are forgotten."""
 MOST_DEBT_SECONDS: Final = 3600.0
 """Of planned misses, that engines are held for."""
+MOST_PAID_SECONDS: Final = 4 * 3600.0
+"""Of planned misses, that quiet hours pay towards jumps to come."""
 JUMP_MEMORY_SECONDS: Final = 3600.0
 """Within which a jump's cost fades to a third: as long as its size is remembered."""
 CHANCE_REQUESTS: Final = 2000
@@ -65,7 +69,7 @@ def settle(
         share=share,
         planned=planned,
         overdrawn=min(max(-most, account.overdrawn + more), most),
-        debt=min(max(-most, account.debt + more), MOST_DEBT_SECONDS * planned),
+        debt=min(max(-MOST_PAID_SECONDS * planned, account.debt + more), MOST_DEBT_SECONDS * planned),
         rise=rise,
         jump=min(max(rise, account.jump * math.exp(-passed / JUMP_MEMORY_SECONDS)), most),
     )

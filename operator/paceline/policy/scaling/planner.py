@@ -18,7 +18,7 @@ from paceline.policy.scaling.correction import learn
 from paceline.policy.scaling.decision import Decision, Drain, Explanation, Flip, Limit, Rejected
 from paceline.policy.scaling.explain import absent, explain, shed_hint
 from paceline.policy.scaling.forecast import remember_load
-from paceline.policy.scaling.hindsight import remember_slice, spare
+from paceline.policy.scaling.hindsight import plenty, remember_slice, spare
 from paceline.policy.scaling.needs import Need
 from paceline.policy.scaling.observation import Counts, Observation, PolicyState, Want
 from paceline.policy.scaling.output_model import OutputModel, remember
@@ -29,7 +29,7 @@ from paceline.policy.scaling.settings import EngineModels, ScalingSettings
 from paceline.policy.scaling.sizing import Sizing, as_counts, to_lose
 from paceline.policy.scaling.supply import Pool, ready_counts, survey
 from paceline.policy.scaling.traffic import Traffic, far_needs, measure, near_needs
-from paceline.policy.scaling.windows import lasting_need, remember_want
+from paceline.policy.scaling.windows import confirmed_needs, lasting_need, remember_want
 
 
 def plan(
@@ -89,6 +89,9 @@ def _decide(
         steady = f"the load is steady, and {past.enough} engines would have met the objective"
         why = f"{steady} over the last {past.seconds / 60:.0f} min"
         rejected.append(Rejected(action=f"have {past.spared} more for prefill", why=why))
+    if sizing.unconfirmed > 0:
+        why = "only the forecast asks for them, and the last look did not; the next one will tell"
+        rejected.append(Rejected(action=f"plan for {sizing.unconfirmed} more", why=why))
     change = resize(pools, sizing, with_margin)
     engines = as_counts(change.engines)
     before = ready_counts(pools)
@@ -124,19 +127,17 @@ def _sizing(
     near = near_needs(traffic, observation, settings, models, guess=near_guess, correction=state.correction)
     far_guess = near_guess if last is None else last.far.total
     far = far_needs(traffic, settings, models, guess=far_guess, correction=state.correction)
+    near_lasting = clamp(_engines(near), limits)
+    foreseen = clamp(_engines(far), limits)
     lasting_since = observation.now - observation.measured.start_p50_seconds
-    bounded = clamp(
-        {
-            role: max(engines, lasting_need(state.wants, role, since=lasting_since))
-            for role, engines in _engines(far).items()
-        },
-        limits,
-    )
+    believed = confirmed_needs(foreseen, near_lasting, state.wants, now=observation.now)
+    bounded = {
+        role: max(engines, lasting_need(state.wants, role, since=lasting_since)) for role, engines in believed.items()
+    }
     past = spare(bounded, state.curves, traffic, state.account, settings, observation.attainment)
     wanted = {role: count - (past.spared if role is Role.PREFILL else 0) for role, count in bounded.items()}
     allowed = share_out(wanted, limits, math.inf if settings.gpu_budget is None else settings.gpu_budget)
     near_wanted = clamp({role: max(need.engines, need.at_once) for role, need in near.items()}, limits)
-    near_lasting = clamp(_engines(near), limits)
     want = Want(
         at=observation.now,
         near=as_counts(near_lasting),
@@ -144,6 +145,7 @@ def _sizing(
         ready=ready_counts(pools),
         decoding=observation.decoding,
         queued_seconds=observation.queued_seconds,
+        foreseen=as_counts(foreseen),
     )
     return Sizing(
         observation=observation,
@@ -153,6 +155,7 @@ def _sizing(
         near_wanted=near_wanted,
         near_steady={role: near_wanted[role] if role is Role.DECODE else near_lasting[role] for role in near_wanted},
         bounded=bounded,
+        unconfirmed=sum(foreseen.values()) - sum(believed.values()),
         hindsight=past,
         wanted=wanted,
         allowed=allowed,
@@ -160,6 +163,7 @@ def _sizing(
         wants=remember_want(state.wants, want, settings),
         donor_seconds=donor_seconds(traffic, settings),
         indebted=indebted(state.account),
+        plenty=plenty(state.curves, settings),
         losses={
             engine.name: to_lose(engine, models.prefill, traffic.outputs.mean, settings.itl_seconds)
             for engine in observation.engines

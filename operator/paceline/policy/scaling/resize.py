@@ -125,7 +125,7 @@ def _drains(
             why = f"the needs of the last {window:.0f} s are not all known yet{_why_longer(window, sizing)}"
             return [], [Rejected(action=f"remove {surplus}", why=why)]
         since = sizing.observation.now - window
-        kept = kept_need(sizing.wants, tuple(pool.limits), sizing.settings, since=since)
+        kept = kept_need(sizing.wants, tuple(pool.limits), sizing.settings, since=since, plenty=sizing.plenty)
         if kept >= pool.active:
             why = f"{kept} were needed within the last {window:.0f} s{_why_longer(window, sizing)}"
             return [], [Rejected(action=f"remove {surplus}", why=why)]

@@ -31,7 +31,9 @@ class Sizing:
     near_running: int
     """Decode engines that what runs already needs."""
     bounded: Mapping[Role, int]
-    """Far needs, and near ones that last, within the bounds of each role."""
+    """Far needs as far as they are confirmed, and near ones that last, within the bounds of each role."""
+    unconfirmed: int
+    """Engines that this look foresees to be needed and the last one did not."""
     hindsight: Hindsight
     wanted: Mapping[Role, int]
     """What is left without the prefill engines that hindsight spares."""
@@ -43,6 +45,8 @@ class Sizing:
     """For how long decode must have had more engines than it needs before it gives one up."""
     indebted: bool
     """Whether jumps of the load have cost more misses than are planned for, and the next one is not paid for yet."""
+    plenty: int | None
+    """Engines that would have served nearly all requests of late in time; None: not known."""
     losses: Mapping[str, float]
     """By engine: engine seconds that it would lose if it stopped what it does."""
 

@@ -3,16 +3,17 @@
 A rise that comes faster than a pod starts can only be served by engines that are there already. How much more the load
 needed than what had been planned for it one start time before says how large such rises are, and so does a fall of the
 same speed, before the first rise; the scale-down window grows with the square of the largest of the last hour. Noise
-leaves it as it is, a forecast ramp too, and a burst of 4x makes it 16 times as long, up to an hour: long enough to hold
-engines from one burst to the next. That is worth its price only where such jumps have cost more misses than the
+leaves it as it is, a forecast ramp too, and a burst of 4x makes it 16 times as long, up to half an hour: long enough to
+hold engines from one burst to the next. That is worth its price only where such jumps have cost more misses than the
 objective allows, and until those are made good: a load that jumps and meets its objective all the same needs no more.
+Nor are more held than hindsight shows to be plenty: what a jump made the planner start is not always what it needed.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -21,7 +22,14 @@ from paceline.policy.scaling.observation import MAX_WANTS, Counts, Want
 from paceline.policy.scaling.settings import ScalingSettings
 
 MEMORY_SECONDS: Final = 3600.0
-"""How long a jump is remembered, and the longest window that it makes."""
+"""How long a jump is remembered."""
+HELD_SECONDS: Final = 1800.0
+"""The longest window that it makes: bursts that come back later cost less than engines that wait for them."""
+
+CONFIRMED_SECONDS: Final = 20.0
+"""In the first moments after a step it looks like the beginning of a steep rise. What only a forecast asks for waits
+until the next look, of which there is one every 15 s; where they are rarer it waits for nothing.
+"""
 
 _AT: Final = attrgetter("at")
 
@@ -31,7 +39,7 @@ def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_secon
     base = settings.down_window_seconds
     if not (settings.adaptive_window and indebted):
         return base
-    return min(max(base, MEMORY_SECONDS), base * surprise(wants, start_seconds=start_seconds) ** 2)
+    return min(max(base, HELD_SECONDS), base * surprise(wants, start_seconds=start_seconds) ** 2)
 
 
 def surprise(wants: Sequence[Want], *, start_seconds: float) -> float:
@@ -56,16 +64,25 @@ def remember_want(wants: Sequence[Want], want: Want, settings: ScalingSettings) 
     return tuple(kept[-MAX_WANTS:])
 
 
-def kept_need(wants: Sequence[Want], roles: Sequence[Role], settings: ScalingSettings, *, since: float) -> int:
+def kept_need(
+    wants: Sequence[Want],
+    roles: Sequence[Role],
+    settings: ScalingSettings,
+    *,
+    since: float,
+    plenty: int | None = None,
+) -> int:
     """Engines of ``roles`` together that are not to go, by what was planned at the decisions from ``since`` on.
 
     The most of the plain scale-down window. Of what came before, which is only remembered because the load has jumped,
-    what was needed for moments is left out: as many requests may miss the objective.
+    what was needed for moments is left out: as many requests may miss the objective. So is what is more than
+    ``plenty``, where that is known (:func:`~paceline.policy.scaling.hindsight.plenty`).
     """
     newest = wants[-1].at - settings.down_window_seconds
     recent = max((_of(want.far, roles) for want in wants[bisect_left(wants, newest, key=_AT) :]), default=0)
     needs = sorted(_of(want.far, roles) for want in wants[bisect_left(wants, since, key=_AT) :])
-    return max(recent, needs[math.ceil(settings.target * len(needs)) - 1] if needs else 0)
+    before = needs[math.ceil(settings.target * len(needs)) - 1] if needs else 0
+    return max(recent, before if plenty is None else min(before, plenty))
 
 
 def lasting_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
@@ -73,6 +90,22 @@ def lasting_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
     if not wants or wants[0].at > since:
         return 0
     return min((want.near.of(role) for want in wants[bisect_left(wants, since, key=_AT) :]), default=0)
+
+
+def confirmed_needs(
+    foreseen: Mapping[Role, int], near: Mapping[Role, int], wants: Sequence[Want], *, now: float
+) -> dict[Role, int]:
+    """``foreseen`` without what neither ``near`` nor the looks of the last :data:`CONFIRMED_SECONDS` ask for: as many
+    engines of all roles together as the largest of those, and no role below its near need.
+    """
+    recent = [
+        want.foreseen.total for want in wants[bisect_left(wants, now - CONFIRMED_SECONDS, key=_AT) :] if want.foreseen
+    ]
+    total = sum(foreseen.values())
+    most = max(sum(near.values()), min(recent, default=total))
+    if total <= most:
+        return dict(foreseen)
+    return {role: max(min(near[role], engines), engines * most // total) for role, engines in foreseen.items()}
 
 
 def recent_near_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
