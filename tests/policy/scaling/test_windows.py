@@ -93,10 +93,11 @@ def looked(*totals: int) -> tuple[Want, ...]:
     )
 
 
-def test_what_only_a_forecast_asks_for_waits_until_the_next_look_foresees_it_too() -> None:
-    assert confirmed_needs(STEEP, NEAR, looked(6), now=15.0) == NEAR
-    assert confirmed_needs(STEEP, NEAR, looked(6, 40), now=15.0) == STEEP
-    assert confirmed_needs(STEEP, NEAR, looked(6, 20), now=15.0) == {Role.PREFILL: 12, Role.DECODE: 8}
+def test_what_only_a_forecast_asks_for_waits_until_two_looks_more_foresee_it_too() -> None:
+    assert confirmed_needs(STEEP, NEAR, looked(6, 6), now=15.0) == NEAR
+    assert confirmed_needs(STEEP, NEAR, looked(6, 40), now=15.0) == NEAR
+    assert confirmed_needs(STEEP, NEAR, looked(6, 40, 40), now=15.0) == STEEP
+    assert confirmed_needs(STEEP, NEAR, looked(6, 20, 40), now=15.0) == {Role.PREFILL: 12, Role.DECODE: 8}
 
 
 def test_no_role_waits_with_what_it_needs_already() -> None:

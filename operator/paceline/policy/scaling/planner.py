@@ -90,7 +90,7 @@ def _decide(
         why = f"{steady} over the last {past.seconds / 60:.0f} min"
         rejected.append(Rejected(action=f"have {past.spared} more for prefill", why=why))
     if sizing.unconfirmed > 0:
-        why = "only the forecast asks for them, and the last look did not; the next one will tell"
+        why = "only the forecast asks for them, and the looks before did not; the next ones will tell"
         rejected.append(Rejected(action=f"plan for {sizing.unconfirmed} more", why=why))
     change = resize(pools, sizing, with_margin)
     engines = as_counts(change.engines)

@@ -33,7 +33,7 @@ class Sizing:
     bounded: Mapping[Role, int]
     """Far needs as far as they are confirmed, and near ones that last, within the bounds of each role."""
     unconfirmed: int
-    """Engines that this look foresees to be needed and the last one did not."""
+    """Engines that this look foresees to be needed and those before did not."""
     hindsight: Hindsight
     wanted: Mapping[Role, int]
     """What is left without the prefill engines that hindsight spares."""

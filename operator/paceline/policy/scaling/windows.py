@@ -26,9 +26,9 @@ MEMORY_SECONDS: Final = 3600.0
 HELD_SECONDS: Final = 1800.0
 """The longest window that it makes: bursts that come back later cost less than engines that wait for them."""
 
-CONFIRMED_SECONDS: Final = 20.0
+CONFIRMED_SECONDS: Final = 35.0
 """In the first moments after a step it looks like the beginning of a steep rise. What only a forecast asks for waits
-until the next look, of which there is one every 15 s; where they are rarer it waits for nothing.
+until two looks more foresee it, of which there is one every 15 s; where they are rarer it waits for fewer, or none.
 """
 
 _AT: Final = attrgetter("at")
