@@ -89,6 +89,17 @@ def test_constant_load_leads_to_constant_engines(rate: float, prompt: int, outpu
     assert not any(decision.changes_something for decision in toy.decided[settled:])
 
 
+def test_what_a_first_look_foresees_is_told_and_ordered_once_others_foresee_it_too() -> None:
+    toy = cluster(1, 1)
+    toy.run(lambda now: (2.0 if now < 607 else 14.0, 4000, 100), 900)
+    told = [
+        one for decision in toy.decided for one in decision.explanation.rejected if one.action.startswith("plan for")
+    ]
+    assert told
+    assert all("the looks before did not" in one.why for one in told)
+    assert toy.decided[-1].engines.prefill >= 4
+
+
 def test_noise_of_steady_traffic_moves_next_to_nothing() -> None:
     toy = cluster(4, 2)
     toy.run(STEADY, 1200, poisson=True)

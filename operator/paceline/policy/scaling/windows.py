@@ -95,8 +95,8 @@ def lasting_need(wants: Sequence[Want], role: Role, *, since: float) -> int:
 def confirmed_needs(
     foreseen: Mapping[Role, int], near: Mapping[Role, int], wants: Sequence[Want], *, now: float
 ) -> dict[Role, int]:
-    """``foreseen`` without what neither ``near`` nor the looks of the last :data:`CONFIRMED_SECONDS` ask for: as many
-    engines of all roles together as the largest of those, and no role below its near need.
+    """``foreseen`` without what neither ``near`` nor every look of the last :data:`CONFIRMED_SECONDS` asks for, counted
+    for all roles together; no role is left with less than its near need.
     """
     recent = [
         want.foreseen.total for want in wants[bisect_left(wants, now - CONFIRMED_SECONDS, key=_AT) :] if want.foreseen
