@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,16 +16,37 @@ FIRST, LAST = 10_000, 14_999
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on, at any address. One from the kernel's own range would be free now and an
-    outgoing connection's a moment later, and engines are started anew on theirs after minutes.
+    """Ports that nobody listens on, at any address; nobody else who asks is given them while this process runs.
+
+    One from the kernel's own range would be free now and an outgoing connection's a moment later, and engines are
+    started anew on theirs after minutes. Whoever asks may listen only seconds later, when others, here and in the
+    processes that test side by side, have asked as well. Raises RuntimeError where there are not so many.
     """
-    dice = random.SystemRandom()
-    found: set[int] = set()
-    while len(found) < count:
-        port = dice.randint(FIRST, LAST)
-        if can_bind("", port):
-            found.add(port)
-    return list(found)
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
+        if len(found) == count:
+            break
+        if can_bind("", port) and _claim(port):
+            found.append(port)
+    if len(found) < count:
+        raise RuntimeError(f"no {count} free ports between {FIRST} and {LAST}")
+    return found
+
+
+_claims: dict[int, socket.socket] = {}
+"""One for each port that was given away. The kernel drops them when this process ends, however it ends."""
+
+
+def _claim(port: int) -> bool:
+    """Whether the port is now this process's to give away. Only a name is taken: the port itself stays free."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(f"\0paceline-test-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims[port] = claim
+    return True
 
 
 def is_running(pid: int) -> bool:
