@@ -65,6 +65,9 @@ async def test_streams_whose_engine_is_killed_come_out_as_if_nothing_had_happene
         streams = [asyncio.create_task(read(client, *one, reached)) for one in asked]
         for _ in asked:
             await reached.acquire()
+        # It stands still until the router knows of the other: that takes a second, and a fast engine would be done.
+        os.killpg(pair.a.pid, signal.SIGSTOP)
+        assert not any(one.done() for one in streams)
         router_process.assign(pair.a.endpoint(wire.Role.DECODE), pair.b.endpoint(wire.Role.DECODE))
         os.killpg(pair.a.pid, signal.SIGKILL)
         broken = await asyncio.gather(*streams)
