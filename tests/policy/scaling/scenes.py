@@ -11,6 +11,7 @@ from paceline.policy.scaling.decision import Decision
 from paceline.policy.scaling.observation import (
     ArrivalCell,
     ArrivalInterval,
+    Attainment,
     CompletionCell,
     CompletionInterval,
     EngineLoad,
@@ -127,12 +128,17 @@ class ToyCluster:
         self.pods[f"e{self.made}"] = Pod(role, self.now if ready else self.now + self.start_seconds, since=self.now)
         self.made += 1
 
-    def run(self, load: Load, seconds: float, *, poisson: bool = False) -> None:
+    def run(self, load: Load, seconds: float, *, poisson: bool = False, attained: float | None = None) -> None:
+        """``attained``: share of the requests that the routers say met the objective; None if they don't say."""
         until = self.now + seconds
         while self.now < until:
             for _ in range(round(PERIOD / SCRAPE)):
                 self._scrape(*load(self.now), poisson=poisson)
-            self.step()
+            self.step(**({} if attained is None else {"attainment": self._attainment(attained)}))
+
+    def _attainment(self, share: float) -> Attainment:
+        requests = sum(cell.count for interval in self._arrivals[-60:] for cell in interval.cells)
+        return Attainment(requests=requests, ttft=share, itl=share, both=share)
 
     def _scrape(self, rate: float, prompt: int, output: int, *, poisson: bool) -> None:
         count = round(rate * SCRAPE)

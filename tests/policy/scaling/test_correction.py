@@ -75,3 +75,32 @@ def test_nothing_is_learned_from_a_window_that_began_with_a_long_line() -> None:
 def test_engines_that_leave_a_long_line_behind_are_no_faster_than_the_replay_takes_them_for() -> None:
     """Else the replay goes on saying that they are enough, the line stays, and nothing is learned because it stays."""
     assert learn(0.8, traffic(), attained(0.2), had(4, queued_seconds=70.0), since=0.0) == 1.0
+
+
+def busy(*rates: float) -> Traffic:
+    """So many requests a second in each minute; only the newest 20,000 can be replayed."""
+    return traffic(arrivals=intervals([round(5 * rate) for rate in rates for _ in range(12)]))
+
+
+def line_at(seconds: float) -> list[Want]:
+    """25 engines, all the time, and a long line only then."""
+    ready = Counts(prefill=25, decode=2)
+    return [
+        Want(at=at, near=Counts(), far=Counts(), ready=ready, queued_seconds=100.0 if at == seconds else 0.0)
+        for at in (-1.0, 30.0, 60.0, 250.0)
+    ]
+
+
+def test_what_was_attained_before_the_newest_requests_is_not_taken_for_theirs() -> None:
+    """A jump of a busy deployment has been missed for minutes, while what can be replayed is all of it after that."""
+    seen = busy(100, 100, 100, 100, 100)
+    assert seen.begin > 90
+    assert seen.measured_from == 0
+    assert seen.steady
+    bad = attained(0.6, requests=30_000)
+    assert learn(1.2, seen, bad, line_at(30.0), since=285.0) == 1.2
+    assert learn(0.8, seen, bad, line_at(60.0), since=285.0) == 1.0
+    assert learn(1.2, seen, bad, line_at(250.0), since=285.0) > 1.2, "the replay has that line"
+    jumped = busy(25, 25, 100, 100, 100)
+    assert not jumped.steady
+    assert learn(1.2, jumped, bad, line_at(250.0), since=285.0) == 1.2

@@ -25,7 +25,7 @@ from paceline.policy.scaling.overdraft import (
     settle,
 )
 from paceline.policy.scaling.traffic import Traffic, measure
-from tests.policy.scaling.scenes import MODELS, observation, settings
+from tests.policy.scaling.scenes import MODELS, intervals, observation, settings
 
 SECONDS = st.floats(-MOST_SECONDS, MOST_SECONDS)
 PLANNED = PLANNED_MISSES * (1 - settings().target)
@@ -62,6 +62,18 @@ def after(seconds: float, share: float, *, passed: float = 15.0, requests: int =
     """The same in seconds, before and after."""
     result = settled(overdrawn(seconds), attained(share, requests=requests), passed=passed)
     return result.overdrawn / result.planned
+
+
+def test_where_more_comes_than_can_be_replayed_misses_count_at_the_rate_of_the_whole_window() -> None:
+    """What was attained is measured for all of it, and the newest part of it may be the peak."""
+    jumped = measure(
+        observation(1.0, arrivals=intervals([250] * 48 + [2000] * 12)), PolicyState(), settings(), MODELS,
+        OutputModel.of(()),
+    )  # fmt: skip
+    assert jumped.request_rate == pytest.approx(120)
+    assert len(jumped.requests) / jumped.seconds > 350
+    result = settled(Account(), attained(0.5), seen=jumped)
+    assert result.debt + result.planned * 15.0 == pytest.approx(0.5 * 120 * 15.0)
 
 
 def test_missing_twice_what_is_planned_overdraws_by_the_requests_that_this_was_more() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -81,11 +81,12 @@ def test_more_load_never_needs_fewer_engines(rate: float, factor: float, prompt:
 
 @examples(max_examples=6, deadline=None)
 @given(st.floats(0.5, 4), st.integers(200, 10_000), st.integers(10, 1_000))
+@example(2.0, 7899, 10).via("at 86% of one engine each window looks a little different")
 def test_constant_load_leads_to_constant_engines(rate: float, prompt: int, output: int) -> None:
     toy = cluster(1, 1)
-    toy.run(lambda now: (rate, prompt, output), 900)
+    toy.run(lambda now: (rate, prompt, output), 900, attained=1.0)
     settled = len(toy.decided)
-    toy.run(lambda now: (rate, prompt, output), 600)
+    toy.run(lambda now: (rate, prompt, output), 600, attained=1.0)
     assert not any(decision.changes_something for decision in toy.decided[settled:])
 
 

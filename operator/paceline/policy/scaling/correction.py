@@ -11,7 +11,9 @@ While everything is attained there is nothing to learn, and the factor fades to 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from paceline.policy.scaling.demand import scaled
@@ -35,6 +37,8 @@ MOST_QUEUED_SECONDS: Final = 1.0
 MOST_OFF: Final = 0.1
 """Attainment beyond which the replay is not taken to be further off: one bad window is not the truth."""
 
+_AT: Final = attrgetter("at")
+
 
 def learn(
     factor: float, traffic: Traffic, measured: Attainment | None, wants: Sequence[Want], *, since: float | None
@@ -44,23 +48,29 @@ def learn(
     ``since``: when it was last learned. Windows overlap, so each teaches in proportion to what is new in it; else one
     bad moment would count as often as there are decisions in a window. A window in which the load changed teaches
     nothing: engines that come late are not slow. One that began with a long line, of which the replay knows nothing,
-    teaches only that engines do no better than the replay: as long as they are taken for better, the line may stay.
+    teaches only that engines do no better than the replay: as long as they are taken for better, the line may stay. So
+    does one of which only the newest part can be replayed, and that had a long line before it: what was attained is
+    measured for all of it.
     """
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.steady:
         return factor
     schedule = [(want.at, want.ready.prefill + want.ready.both) for want in wants]
     if not schedule or schedule[0][0] > traffic.begin:
         return factor
-    begun = next((want for want in reversed(wants) if want.at <= traffic.begin), wants[0])
-    if begun.queued_seconds > MOST_QUEUED_SECONDS * max(1, begun.ready.prefill + begun.ready.both):
+    first, last = (max(0, bisect_right(wants, at, key=_AT) - 1) for at in (traffic.measured_from, traffic.begin))
+    if any(_long_line(want) for want in wants[first : last + 1]):
         return max(factor, 1.0)
     work = scaled(traffic.requests, lambda _: factor)
     if not work:
         return factor
-    fresh = min(max(traffic.end - since, 0.0) / traffic.seconds, 1.0)
+    fresh = min(max(traffic.end - since, 0.0) / (traffic.end - traffic.measured_from), 1.0)
     outcome = replay_schedule(work, schedule, traffic.objective)
     promised, possible = outcome.attained / len(work), outcome.feasible / len(work)
     if promised > possible - NOTHING_MISSED and measured.ttft > possible - NOTHING_MISSED:
         return float(factor ** (FADING**fresh))
     off = min(max(promised - measured.ttft, -MOST_OFF), MOST_OFF)
     return min(max(factor * math.exp(GAIN * fresh * off), LEAST), MOST)
+
+
+def _long_line(want: Want) -> bool:
+    return want.queued_seconds > MOST_QUEUED_SECONDS * max(1, want.ready.prefill + want.ready.both)

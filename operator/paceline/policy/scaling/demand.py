@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from paceline.policy.scaling.observation import ArrivalCell, Observation
+from paceline.policy.scaling.observation import ArrivalCell, ArrivalInterval, Observation
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.perfmodel import EngineProfile
 
@@ -26,6 +27,8 @@ doubling. Larger prompts fall into one more bucket.
 """
 MAX_REPLAYED: Final = 20_000
 """Most arrivals that are replayed; of more, the newest count."""
+SAME_RATE: Final = 0.1
+"""Part by which their rate may differ from that of all."""
 _MASK: Final = (1 << 64) - 1
 _ROUNDING: Final = 1e-9
 
@@ -102,6 +105,54 @@ def arrivals(observation: Observation, profile: EngineProfile, outputs: OutputMo
         if left <= 0:
             break
     return [one for requests in reversed(newest) for one in requests]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The demand window, or as much of it as can be replayed."""
+
+    begin: float
+    end: float
+    requests: Sequence[Request]
+    """Those of that time, in order of arrival."""
+    intervals: Sequence[ArrivalInterval]
+    """Those that they came in, and of the whole window."""
+    measured_from: float
+    """Where the whole window begins, for which it is measured what was attained."""
+    rate: float
+    """Requests a second in the whole of it."""
+
+    @property
+    def seconds(self) -> float:
+        """Length of what can be replayed."""
+        return self.end - self.begin
+
+    @property
+    def even(self) -> bool:
+        """Whether as many requests a second came in it as in the whole window."""
+        return self.seconds <= 0 or abs(len(self.requests) / self.seconds - self.rate) <= SAME_RATE * self.rate
+
+
+def window(observation: Observation, profile: EngineProfile, outputs: OutputModel, *, seconds: float) -> Window:
+    """The newest ``seconds`` of an observation, whose arrivals must cover some time."""
+    end = observation.arrivals[-1].end
+    begin = whole = max(observation.arrivals[0].start, end - seconds)
+    intervals = [interval for interval in observation.arrivals if interval.end > begin]
+    arrived = sum(count_of(one) for one in intervals)
+    newest = arrivals(observation, profile, outputs)
+    requests = [request for request in newest if request.seconds >= begin]
+    if requests and requests[0].seconds > begin and len(requests) < arrived:
+        # More than can be replayed: the window begins where what is left of it does.
+        begin = requests[0].seconds
+    if len(newest) < MAX_REPLAYED:
+        whole, arrived = begin, len(requests)
+    rate = arrived / (end - whole) if end > whole else 0.0
+    return Window(begin, end, requests, intervals, whole, rate)
+
+
+def count_of(interval: ArrivalInterval) -> int:
+    """Requests that arrived in it."""
+    return sum(cell.count for cell in interval.cells)
 
 
 def between(requests: Sequence[Request], begin: float, end: float) -> Sequence[Request]:

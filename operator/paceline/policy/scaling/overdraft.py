@@ -56,7 +56,7 @@ def settle(
     """
     if measured is None or measured.requests < LEAST_REQUESTS or since is None or not traffic.requests:
         return account
-    feasible, arrivals = traffic.feasible, len(traffic.requests) / traffic.seconds
+    feasible, arrivals = traffic.feasible, traffic.request_rate
     share = planned_share(len(traffic.requests))
     planned = share * (1 - settings.target) * feasible * arrivals
     if planned <= 0:

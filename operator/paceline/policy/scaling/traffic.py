@@ -21,7 +21,7 @@ from typing import Final
 from paceline.api.wire import Role
 from paceline.policy.scaling.aggregated import aggregated_need
 from paceline.policy.scaling.decision import Outlook
-from paceline.policy.scaling.demand import Request, arrivals, between, repeated, scaled
+from paceline.policy.scaling.demand import Request, between, count_of, repeated, scaled, window
 from paceline.policy.scaling.forecast import Trend, season_peak
 from paceline.policy.scaling.needs import (
     PLANNED_MISSES,
@@ -36,7 +36,7 @@ from paceline.policy.scaling.needs import (
     prefill_result,
     running_need,
 )
-from paceline.policy.scaling.observation import ArrivalInterval, Observation, PolicyState
+from paceline.policy.scaling.observation import Observation, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.prefill_sizing import PrefillObjective, replay_schedule, search_engines
 from paceline.policy.scaling.settings import EngineModels, ScalingSettings
@@ -66,9 +66,14 @@ class Traffic:
     """One observation, measured and forecast."""
 
     begin: float
+    """Of the demand window, or of as much of it as can be replayed."""
     end: float
     requests: Sequence[Request]
-    """Of the demand window, as measured."""
+    """Of that time, as measured."""
+    measured_from: float
+    """Where the whole demand window begins, for which it is measured what was attained."""
+    request_rate: float
+    """Requests a second in the whole of it."""
     outputs: OutputModel
     prefill_load: float
     """Engine seconds a second."""
@@ -93,7 +98,7 @@ class Traffic:
     misses: float
     """Share of the allowed misses that is planned with."""
     steady: bool
-    """Whether neither role's load has changed within the window."""
+    """Whether neither role's load has changed within the whole window."""
     to_prefill: bool
     """Whether the mix moves towards prefill: decode's load falls, or prefill's rises."""
 
@@ -120,14 +125,8 @@ def measure(
     misses: float = PLANNED_MISSES,
 ) -> Traffic:
     """Look at one observation. Its arrivals must cover some time. ``misses``: share of the allowed ones to plan for."""
-    end = observation.arrivals[-1].end
-    begin = max(observation.arrivals[0].start, end - settings.demand_window_seconds)
-    intervals = [interval for interval in observation.arrivals if interval.end > begin]
-    requests = [request for request in arrivals(observation, models.prefill, outputs) if request.seconds >= begin]
-    if requests and requests[0].seconds > begin and len(requests) < sum(_size(one) for one in intervals):
-        # More than can be replayed: the window begins where what is left of it does.
-        begin = requests[0].seconds
-    seconds = end - begin
+    seen = window(observation, models.prefill, outputs, seconds=settings.demand_window_seconds)
+    begin, end, seconds, requests = seen.begin, seen.end, seen.seconds, seen.requests
     load = offered_load(requests, seconds)
     tokens = math.fsum(request.output for request in requests) / seconds if seconds > 0 else 0.0
     measured, forecast = observation.measured, settings.forecast
@@ -139,10 +138,10 @@ def measure(
     near: dict[Role, Sequence[Request]] = {}
     far: dict[Role, Sequence[Request]] = {}
     factors: dict[Role, tuple[float, float]] = {}
-    steady = True
+    steady = seen.even
     trends = load_trends(
         requests,
-        [(max(one.start, begin), one.end) for one in intervals],
+        [(max(one.start, begin), one.end) for one in seen.intervals],
         settings.pools,
         independent=settings.near_window_seconds,
     )
@@ -162,6 +161,8 @@ def measure(
         begin=begin,
         end=end,
         requests=requests,
+        measured_from=seen.measured_from,
+        request_rate=seen.rate,
         outputs=outputs,
         prefill_load=load,
         token_rate=tokens,
@@ -280,7 +281,7 @@ def _growth(observation: Observation, state: PolicyState) -> float:
     before = next((want.decoding for want in reversed(state.wants) if want.at <= at), None)
     if before is None:
         return 0.0
-    came = sum(_size(one) for one in observation.arrivals if one.start >= since)
+    came = sum(count_of(one) for one in observation.arrivals if one.start >= since)
     ended = sum(cell.count for one in observation.completions if one.start >= since for cell in one.cells)
     seen = max(0.0, observation.decoding - before - 3 * math.sqrt(came + ended))
     return seen * GROWTH_SECONDS / GROWTH_SEEN_SECONDS
@@ -385,7 +386,3 @@ def _searched(settings: ScalingSettings) -> int:
 
 def _grown(load: float, current: float) -> float:
     return min(load / current, MAX_GROWTH) if current > 0 else 1.0
-
-
-def _size(interval: ArrivalInterval) -> int:
-    return sum(cell.count for cell in interval.cells)
