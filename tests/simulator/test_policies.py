@@ -13,8 +13,10 @@ from paceline.api.wire import Role
 from paceline.errors import ConfigError
 from paceline.policy.scaling.observation import Observation, read, write
 from paceline.policy.scaling.planner import plan
+from paceline.simulator import oracle_search
 from paceline.simulator.cluster import Cluster, Targets
 from paceline.simulator.compare import policy_names
+from paceline.simulator.oracle_search import busiest_part
 from paceline.simulator.policies.base import Context, DownWindow, settled_counts
 from paceline.simulator.policies.planner import PlannerPolicy
 from paceline.simulator.policies.static import StaticPolicy
@@ -23,7 +25,9 @@ from paceline.simulator.settings import PodHabits
 from paceline.simulator.simulation import Simulation
 from paceline.simulator.static_search import StaticSearch
 from paceline.simulator.tuning import POLICIES, TUNED, best_run
-from tests.simulator.scenes import AGGREGATED, conversation, settings
+from paceline.simulator.workload import Workload
+from paceline.traces.record import TraceRequest
+from tests.simulator.scenes import AGGREGATED, conversation, settings, trace_of
 
 BOUNDS = {Role.PREFILL: (1, 6), Role.DECODE: (1, 6)}
 QUICK = PodHabits(start_p50_seconds=5, start_p95_seconds=12)
@@ -72,6 +76,31 @@ def test_the_oracle_is_never_dearer_than_the_best_static_fleet() -> None:
     static, oracle = (best_run(name, load, chosen) for name in ("static-best", "oracle"))
     assert policy_report(oracle).meets_gate
     assert oracle.gpu_seconds <= static.gpu_seconds
+
+
+def test_of_a_long_workload_the_oracle_is_the_schedule_that_does_best_in_its_busiest_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(oracle_search, "LONG_SECONDS", 100.0)
+    monkeypatch.setattr(oracle_search, "PART_SECONDS", 40.0)
+    chosen = settings(bounds=BOUNDS, pods=QUICK)
+    load = conversation(seconds=120, rate=4)
+    heard: list[str] = []
+    oracle = best_run("oracle", load, chosen, progress=lambda what, _: heard.append(what))
+    assert policy_report(oracle).meets_gate
+    assert len(oracle.workload) == len(load)
+    simulated = list(dict.fromkeys(heard))
+    assert sum("a part" in what for what in simulated) == 12
+    whole = [what for what in simulated if "a part" not in what]
+    assert len(whole) == oracle_search.STEPS
+    assert len({what.partition(" times ")[0] for what in whole}) == 1, "one schedule, in several sizes"
+
+
+def test_the_busiest_part_is_where_most_prompt_tokens_come() -> None:
+    many_short = [TraceRequest(50.0 + number, 100, 10) for number in range(10)]
+    few_long = [TraceRequest(205.0, 4000, 10), TraceRequest(221.0, 4000, 20)]
+    part = busiest_part(Workload(trace_of(TraceRequest(0.0, 1, 1), *many_short, *few_long)), 30)
+    assert [(one.arrived, one.prompt, one.output) for one in part] == [(5.0, 4000, 10), (21.0, 4000, 20)]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 25))

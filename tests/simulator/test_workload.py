@@ -69,3 +69,17 @@ def test_requests_of_which_no_prefix_is_known_share_nothing() -> None:
 def test_a_workload_of_nothing_is_refused(requests: tuple[TraceRequest, ...], scale: float) -> None:
     with pytest.raises(ValueError, match=r"no requests|rate scale"):
         Workload(trace_of(*requests), rate_scale=scale)
+
+
+def test_a_part_begins_at_zero_and_keeps_what_its_requests_share() -> None:
+    whole = Workload(trace_of(ONE, SAME_PREFIX, OTHER), rate_scale=2, seed=1)
+    there = [request for request in whole if 1.5 <= request.arrived < 3.0]
+    part = whole.part(1.5, 3.0)
+    assert len(part) == len(there) > 0
+    assert part.arrivals.tolist() == [request.arrived - 1.5 for request in there]
+    assert [(one.number, one.prompt, one.blocks) for one in part] == [
+        (number, one.prompt, one.blocks) for number, one in enumerate(there)
+    ]
+    assert len(whole) == 6, "it is as it was"
+    with pytest.raises(ValueError, match="no requests from 50 to 60 s"):
+        whole.part(50.0, 60.0)

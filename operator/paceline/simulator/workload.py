@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from copy import copy as same
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,16 @@ class Workload:
                 offset = copy * ids
                 own = tuple([block + offset for block in own])
             yield SimRequest(number, arrived, prompts[index], outputs[index], own)
+
+    def part(self, begin: float, end: float) -> Workload:
+        """What arrives in [begin, end), as a workload that begins at 0. Raises ValueError where that is nothing."""
+        low, high = (int(at) for at in np.searchsorted(self.arrivals, (begin, end)))
+        if low == high:
+            raise ValueError(f"{self.name} has no requests from {begin:g} to {end:g} s")
+        part = same(self)
+        part.arrivals = self.arrivals[low:high] - begin
+        part._copy, part._source = self._copy[low:high], self._source[low:high]
+        return part
 
     def sizes(self) -> tuple[FloatArray, FloatArray]:
         """(prompt tokens, output tokens) of every request, in order of arrival."""
