@@ -104,8 +104,8 @@ def page(results: Sequence[Result], missing: Sequence[str], *, baselines: bool) 
             "180 s (95th percentile), a change of role takes 1 s. All policies run behind the same router and queue "
             "order; `planner` has its default settings on every load, the others get the best of a grid on the load "
             "itself, `static-best` is found by search, and `oracle` knows all arrivals: it is the cheapest schedule "
-            "that a search found, which for a whole day compares schedules on its busiest two hours. The engine model is a "
-            "fit, not a measurement: figures compare policies, they don't promise hardware.",
+            "that a search found, which for a whole day compares schedules on its busiest two hours. The engine "
+            "model is a fit, not a measurement: figures compare policies, they don't promise hardware.",
             "",
             f"Simulated on {MACHINE}; the same code and seeds give the same figures on any machine. Of each policy "
             "the table shows the run with the median of the GPU-hours over the seeds; a gate compares runs of the same "
