@@ -14,6 +14,7 @@ from paceline.policy.scaling.observation import Account, Attainment, PolicyState
 from paceline.policy.scaling.output_model import OutputModel
 from paceline.policy.scaling.overdraft import (
     CHANCE_REQUESTS,
+    LEAST_PAYBACK_SECONDS,
     LEAST_PLANNED,
     MOST_DEBT_SECONDS,
     MOST_PAID_SECONDS,
@@ -170,6 +171,17 @@ def test_the_further_it_is_overdrawn_the_fewer_misses_are_planned_for(one: float
     less, more = sorted((one, other))
     assert LEAST_PLANNED <= planned_misses(overdrawn(more)) <= planned_misses(overdrawn(less)) <= MOST_PLANNED
     assert planned_misses(Account()) == PLANNED_MISSES
+
+
+def test_what_many_requests_overdraw_is_made_good_sooner() -> None:
+    """In proportion to what is left to chance, but never faster than a fleet can follow."""
+
+    def planned(seconds: float, share: float) -> float:
+        return planned_misses(Account(planned=1.0, overdrawn=seconds, share=share)) / share
+
+    assert planned(140.0, PLANNED_MISSES) == pytest.approx(0.9)
+    assert planned(70.0, (1 + PLANNED_MISSES) / 2) == pytest.approx(0.9)
+    assert planned(LEAST_PAYBACK_SECONDS / 2, 1.0) == pytest.approx(0.5)
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**7))

@@ -14,6 +14,7 @@ from paceline.policy.scaling.windows import (
     down_window,
     kept_need,
     lasting_need,
+    overdue,
     remember_want,
 )
 from tests.policy.scaling.scenes import settings
@@ -59,6 +60,38 @@ def test_a_rise_that_was_planned_is_no_jump() -> None:
 def test_no_jump_holds_engines_for_longer_than_half_an_hour() -> None:
     jumped = wants(*[(1, 1)] * 20, (500, 500))
     assert down_window(jumped, settings(), start_seconds=START, indebted=True) == HELD_SECONDS
+
+
+def jumps(*, apart: int, count: int, after: int) -> tuple[Want, ...]:
+    """Needs of 5 engines, and of 20 for ten minutes at a time, ``apart`` looks from one to the next."""
+    one = [*[(5, 5)] * (apart - 40), *[(20, 20)] * 40]
+    return wants(*one * count, *[(5, 5)] * after)
+
+
+def test_where_the_next_jump_is_overdue_engines_are_held_for_the_plain_window_only() -> None:
+    """Jumps 20 minutes apart, which last for ten: the next one may come 25 minutes after the last one began."""
+    awaited = jumps(apart=80, count=3, after=59)
+    assert down_window(awaited, settings(), start_seconds=START, indebted=True) == HELD_SECONDS
+    late = jumps(apart=80, count=3, after=62)
+    assert overdue(late, start_seconds=START)
+    assert down_window(late, settings(), start_seconds=START, indebted=True) == settings().down_window_seconds
+
+
+def test_a_jump_that_has_come_once_is_never_overdue() -> None:
+    assert not overdue(jumps(apart=80, count=1, after=150), start_seconds=START)
+
+
+def test_the_wait_for_the_first_jump_counts_and_a_dip_between_begins_no_other() -> None:
+    dipped = wants(*[(5, 5)] * 100, *[(20, 20)] * 5, (5, 20), *[(20, 20)] * 20, *[(5, 5)] * 20, *[(20, 20)] * 5)
+    assert not overdue((*dipped, *later(dipped, 115)), start_seconds=START)
+    assert overdue((*dipped, *later(dipped, 130)), start_seconds=START)
+
+
+def later(before: tuple[Want, ...], looks: int) -> tuple[Want, ...]:
+    """So many looks more, at which 5 engines are needed."""
+    need = Counts(prefill=5)
+    begin = before[-1].at
+    return tuple(Want(at=begin + PERIOD * (1 + n), near=need, far=need, ready=Counts()) for n in range(looks))
 
 
 def test_the_plain_window_keeps_its_largest_need() -> None:

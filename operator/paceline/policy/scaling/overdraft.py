@@ -4,8 +4,8 @@ The objective is a share of the requests over time. A change that comes faster t
 is decided, and a fleet of few engines misses less than it may because there is no half engine. So planned misses are
 paid in, misses that happen are taken out. Those are the allowed ones less a part for chance, which takes a share that
 falls with √n of n requests. While the account is overdrawn fewer than usual are planned for, as many as make it good
-within :data:`PAYBACK_SECONDS`. While there is a balance more are, so that a burst is not served as if it went on for
-ever.
+within :data:`PAYBACK_SECONDS`, or sooner where that share is small. While there is a balance more are, so that a burst
+is not served as if it went on for ever.
 
 It is kept in requests, as the objective counts them: what was missed at a tenth of the load is soon made good. What
 that means for a plan is how long it takes until the present load may have missed as many.
@@ -29,6 +29,11 @@ from paceline.policy.scaling.settings import ScalingSettings
 from paceline.policy.scaling.traffic import Traffic
 
 PAYBACK_SECONDS: Final = 1400.0
+"""With so few requests that chance is left all there is for it; with more in proportion to what it is left: what many
+requests say of the plan is known sooner.
+"""
+LEAST_PAYBACK_SECONDS: Final = 400.0
+"""A few times what a pod takes to start: a fleet that followed faster would swing."""
 MOST_SECONDS: Final = 900.0
 """Of planned misses, on either side of the account: older ones are forgotten."""
 MOST_DEBT_SECONDS: Final = 3600.0
@@ -79,7 +84,8 @@ def planned_misses(account: Account) -> float:
     """Share of the allowed misses to plan with."""
     seconds = account.overdrawn / account.planned if account.planned > 0 else 0.0
     share = PLANNED_MISSES if account.share is None else account.share
-    return min(max(LEAST_PLANNED, share * (1 - seconds / PAYBACK_SECONDS)), MOST_PLANNED)
+    payback = max(LEAST_PAYBACK_SECONDS, PAYBACK_SECONDS * (1 - share) / (1 - PLANNED_MISSES))
+    return min(max(LEAST_PLANNED, share * (1 - seconds / payback)), MOST_PLANNED)
 
 
 def planned_share(requests: int) -> float:

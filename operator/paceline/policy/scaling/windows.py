@@ -7,6 +7,7 @@ leaves it as it is, a forecast ramp too, and a burst of 4x makes it 16 times as 
 hold engines from one burst to the next. That is worth its price only where such jumps have cost more misses than the
 objective allows, and until those are made good: a load that jumps and meets its objective all the same needs no more.
 Nor are more held than hindsight shows to be plenty: what a jump made the planner start is not always what it needed.
+And where jumps have come again and again, and the next one is overdue, they are taken to be over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
@@ -26,6 +28,11 @@ MEMORY_SECONDS: Final = 3600.0
 HELD_SECONDS: Final = 1800.0
 """The longest window that it makes: bursts that come back later cost less than engines that wait for them."""
 
+LEAST_JUMPS: Final = 2
+JUMP: Final = 1.5
+"""Times what had been planned for it one start time before: a need that is as large begins a jump."""
+OVERDUE: Final = 1.25
+"""Times the longest wait for a jump of the last hour: one that has not come by then is not waited for."""
 CONFIRMED_SECONDS: Final = 35.0
 """In the first moments after a step it looks like the beginning of a steep rise. What only a forecast asks for waits
 until two looks more foresee it, of which there is one every 15 s; where they are rarer it waits for fewer, or none.
@@ -37,7 +44,7 @@ _AT: Final = attrgetter("at")
 def down_window(wants: Sequence[Want], settings: ScalingSettings, *, start_seconds: float, indebted: bool) -> float:
     """Seconds for which a need keeps engines. ``indebted``: whether jumps have cost more than they may."""
     base = settings.down_window_seconds
-    if not (settings.adaptive_window and indebted):
+    if not (settings.adaptive_window and indebted) or overdue(wants, start_seconds=start_seconds):
         return base
     return min(max(base, HELD_SECONDS), base * surprise(wants, start_seconds=start_seconds) ** 2)
 
@@ -55,6 +62,26 @@ def surprise(wants: Sequence[Want], *, start_seconds: float) -> float:
             planned = wants[before].far.total
             largest = max(largest, want.near.total / max(1, planned), planned / max(1, want.far.total))
     return largest
+
+
+def overdue(wants: Sequence[Want], *, start_seconds: float) -> bool:
+    """Whether the next jump of the load should have come by now.
+
+    By the times from one to the next, and to the first one that is remembered, once two have come: of one alone nobody
+    knows when it comes again.
+    """
+    begun: list[float] = []
+    rose = False
+    for index, want in enumerate(wants):
+        before = bisect_right(wants, want.at - start_seconds, hi=index, key=_AT) - 1
+        rises = before >= 0 and want.near.total >= JUMP * max(1, wants[before].far.total)
+        if rises and not rose and (not begun or want.at > begun[-1] + start_seconds):
+            begun.append(want.at)
+        rose = rises
+    if len(begun) < LEAST_JUMPS:
+        return False
+    longest = max(later - earlier for earlier, later in pairwise([wants[0].at, *begun]))
+    return wants[-1].at > begun[-1] + OVERDUE * longest
 
 
 def remember_want(wants: Sequence[Want], want: Want, settings: ScalingSettings) -> tuple[Want, ...]:
