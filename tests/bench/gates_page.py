@@ -23,8 +23,6 @@ SHORTFALLS: Final[Mapping[str, str]] = {
     "inversion and the bursts.",
     "conversation-4x": "`decode-tps` with the best ratio and rate of its grid is 1% cheaper here. With the same kind "
     "of tuning it takes 1.2 times as much as the planner on the ramp and six times as much on the inversion.",
-    "conversation-8x": "The planner keeps close to what may be missed. Since it believes a forecast only after two "
-    "looks more it ends 0.1% below the objective here, for 1% fewer GPU-hours (decision 0046).",
     "ramp": "The oracle, which knows every arrival and tries fleets until it has the cheapest that it finds, gets 1.17 "
     "times what static-best gets out of a GPU-hour: less than the planner. What the first minutes of the ramp miss, "
     "before pods have started, is made good with an engine or two in the rest of the hour; where that takes longer the "
