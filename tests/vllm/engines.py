@@ -35,6 +35,20 @@ COUNTED_SECONDS: Final = 30
 ARGUMENTS: Final = ("--enforce-eager", "--dtype", "float32", "--max-num-seqs", "32")
 
 
+def processes_of(group: int) -> dict[int, str]:
+    """Id -> name of every process in a process group."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "stat").read_text()
+            name = (entry / "cmdline").read_text().partition("\0")[0]
+        except OSError:
+            continue
+        if int(text[text.rindex(")") + 2 :].split()[2]) == group:
+            found[int(entry.name)] = name
+    return found
+
+
 @dataclass
 class EngineProcess:
     """One engine: the worker program with real vLLM below it."""

@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.contract.engines import metric
 from tests.processes import gone
-from tests.vllm.engines import MODEL, EngineProcess
+from tests.vllm.engines import MODEL, EngineProcess, processes_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -33,20 +32,6 @@ def test_processes_of_cpu_engines_sleep_where_they_would_yield() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def processes_of(group: int) -> dict[int, str]:
-    """Id -> name of every process in a process group."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (entry / "stat").read_text()
-            name = (entry / "cmdline").read_text().partition("\0")[0]
-        except OSError:
-            continue
-        if int(text[text.rindex(")") + 2 :].split()[2]) == group:
-            found[int(entry.name)] = name
-    return found
 
 
 async def test_a_ready_engine_has_answered_a_real_request(engine_a: EngineProcess):
