@@ -23,6 +23,10 @@ SHORTFALLS: Final[Mapping[str, str]] = {
     "inversion and the bursts.",
     "conversation-4x": "`decode-tps` with the best ratio and rate of its grid is 1% cheaper here. With the same kind "
     "of tuning it takes 1.2 times as much as the planner on the ramp and six times as much on the inversion.",
+    "servegen-day": "The oracle, which orders engines before a jump of the load, gets 1.35 times what static-best gets "
+    "out of a GPU-hour. The planner orders them when the jump has come, and misses what comes until pods are ready, a "
+    "minute and a half. In the first hours, when no quiet ones have paid for that yet, it also holds engines for the "
+    "next jump.",
     "ramp": "The oracle, which knows every arrival and tries fleets until it has the cheapest that it finds, gets 1.17 "
     "times what static-best gets out of a GPU-hour: less than the planner. What the first minutes of the ramp miss, "
     "before pods have started, is made good with an engine or two in the rest of the hour; where that takes longer the "
